@@ -1,0 +1,211 @@
+"""The building blocks that the UNet and the autoencoder are made of.
+
+Parameter names are those of the published diffusers checkpoints, so that weights need no renaming.
+
+Notation: B batch, C channels, H×W latent or pixel grid, N = H·W tokens, M text tokens, h heads, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from kernels import Implementation, cross_image_attention
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one self-attention layer, each [B, h, N, D]."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """Keys and values that a self-attention layer uses in place of its own (cross-image attention).
+
+    ``contrast`` is beta of method step 3, ``impl`` the implementation asked of ``kernels``.
+    A batch of 1 serves every image of the batch.
+    """
+
+    key_value: KeyValue
+    contrast: float
+    impl: Implementation
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding of timesteps, cosines first: ``t`` [B] -> float32 [B, width].
+
+    Computed in float32 whatever the network's type, as the published weights were trained.
+    Source: Ho et al., arXiv 2006.11239, with ``flip_sin_to_cos`` and ``freq_shift`` 0 of SD-1.x.
+    """
+    half = width // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angle = t[:, None].float() * torch.exp(exponent)  # [B, width / 2]
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimestepMLP(nn.Module):
+    """Two linear layers over the sinusoidal embedding: [B, width] -> [B, 4 · width]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(width, 4 * width)
+        self.linear_2 = nn.Linear(4 * width, 4 * width)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(embedding)))
+
+
+class ResnetBlock(nn.Module):
+    """Two 3×3 convolutions with GroupNorm and SiLU, a time shift between them, and a shortcut.
+
+    ``time_width`` is None in the autoencoder, which knows no time. [B, C_in, H, W] -> [B, C_out, H, W].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_width: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if time_width is None else nn.Linear(time_width, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None and time is not None:
+            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        shortcut: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return shortcut + h
+
+
+class Downsample(nn.Module):
+    """Halve the grid with a strided 3×3 convolution; ``asymmetric`` pads right and bottom only (the VAE)."""
+
+    def __init__(self, channels: int, *, asymmetric: bool) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Double the grid by nearest neighbour, then a 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens [B, N, C] to tokens [B, M, C_context], projections without bias."""
+
+    def __init__(self, channels: int, context_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_width, channels, bias=False)
+        self.to_v = nn.Linear(context_width, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """[B, N, h·D] -> a view [B, h, N, D]."""
+        return rearrange(tokens, "b n (h d) -> b h n d", h=self.heads)
+
+    def keys_values(self, context: Tensor) -> KeyValue:
+        """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
+        return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
+
+    def forward(self, x: Tensor, key_value: KeyValue | Borrowed) -> Tensor:
+        q = self.split(self.to_q(x))
+        if isinstance(key_value, Borrowed):
+            k, v = (t.expand(q.shape[0], -1, -1, -1) for t in key_value.key_value)
+            out = cross_image_attention(q, k, v, contrast=key_value.contrast, impl=key_value.impl)
+        else:
+            out = F.scaled_dot_product_attention(q, key_value.key, key_value.value)
+        return self.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
+
+
+class GEGLU(nn.Module):
+    """Linear layer to twice the width, one half gated by the exact GELU of the other (Shazeer, 2002.05202)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width and back. The middle entry of ``net`` only keeps the published numbering."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, feed-forward; each behind a LayerNorm and a residual."""
+
+    def __init__(self, channels: int, *, heads: int, context_width: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=eps)
+        self.attn1 = Attention(channels, channels, heads)
+        self.norm2 = nn.LayerNorm(channels, eps=eps)
+        self.attn2 = Attention(channels, context_width, heads)
+        self.norm3 = nn.LayerNorm(channels, eps=eps)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, context: Tensor, given: KeyValue | Borrowed | None) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, self.attn1.keys_values(normed) if given is None else given)
+        x = x + self.attn2(self.norm2(x), self.attn2.keys_values(context))
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the grid's positions: [B, C, H, W] -> [B, C, H, W] (LDM, section 3.3)."""
+
+    def __init__(
+        self, channels: int, *, heads: int, context_width: int, groups: int, group_norm_eps: float, eps: float
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=group_norm_eps)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(channels, heads=heads, context_width=context_width, eps=eps)]
+        )
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the transformer's input [B, N, C]."""
+        return rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+
+    def keys_values(self, x: Tensor) -> KeyValue:
+        """Keys and values [B, h, N, D] of the self-attention, for this layer's input ``x`` [B, C, H, W]."""
+        block = cast(TransformerBlock, self.transformer_blocks[0])
+        return block.attn1.keys_values(block.norm1(self.tokens(x)))
+
+    def forward(self, x: Tensor, context: Tensor, given: KeyValue | Borrowed | None = None) -> Tensor:
+        """Attend to ``given`` keys and values in the self-attention; None means the layer's own."""
+        tokens = self.transformer_blocks[0](self.tokens(x), context, given)
+        grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
+        return x + self.proj_out(grid)

@@ -1,0 +1,113 @@
+"""Safetensors files as a table of entries, and reading them without holding more than the parameters.
+
+A tensor is copied out of a memory map into its final type and place. The map is opened anew after every 64th of
+the file, so that the pages already copied do not count as memory of the process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.errors import InputError
+
+PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_PAGES = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of one file: its name there, its shape and its type in safetensors' spelling."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tensors of one source, by their names. ``where`` is what error messages call the source."""
+
+    where: Path
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_table(path: Path) -> Table:
+    """List what a safetensors file holds, reading its header alone.
+
+    Raises:
+        InputError: the file is missing, unreadable, a pickle, a Git LFS pointer or damaged.
+    """
+    _refuse_other_formats(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = {}
+            for key in file.keys():  # noqa: SIM118 (the file is no dictionary)
+                tensor = file.get_slice(key)
+                entries[key] = Entry(path, key, tuple(tensor.get_shape()), tensor.get_dtype())
+            return Table(path, entries, dict(file.metadata() or {}))
+    except SafetensorError as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: damaged or cut short ({detail}): download it again") from error
+
+
+def read_tensors(
+    wanted: Iterable[tuple[str, Entry]], *, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Copy tensors out of their files, each in ``dtype`` on ``device``, under the names given with them."""
+    by_file: dict[Path, list[tuple[str, Entry]]] = {}
+    for name, entry in wanted:
+        by_file.setdefault(entry.path, []).append((name, entry))
+    for path, items in by_file.items():
+        budget = path.stat().st_size // _PAGES
+        with ExitStack() as opened:
+            file, mapped = None, 0
+            for name, entry in items:
+                size = math.prod(entry.shape) * FLOAT_BYTES[entry.dtype]
+                if file is None or mapped + size > budget:
+                    opened.close()
+                    file, mapped = opened.enter_context(safe_open(path, framework="pt")), 0
+                mapped += size
+                yield name, file.get_tensor(entry.key).to(device=device, dtype=dtype, copy=True)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise InputError if the name of ``path`` is that of a pickle."""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise InputError(
+            f"{path}: a pickle, which can run any code when it is read: give the model's .safetensors file instead"
+        )
+
+
+def _refuse_other_formats(path: Path) -> None:
+    refuse_pickle(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+    if not head:
+        raise InputError(f"{path}: the file is empty: download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder")
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise InputError(f"{path}: a web page, not weights: download the file itself")
+    if head.startswith(b"GGUF"):
+        raise InputError(f"{path}: a GGUF file: give the model's .safetensors file instead")
+    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[8:9] != b"{"):
+        raise InputError(
+            f"{path}: a pickle with another name, which can run any code when it is read: "
+            "give the model's .safetensors file instead"
+        )

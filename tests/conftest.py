@@ -1,0 +1,70 @@
+"""Tiny models with random weights, once as ours and once as diffusers' and transformers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from model import StableDiffusion
+from model.clip import TextEncoder
+from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
+from model.tokenizer import Tokenizer
+from model.unet import UNet
+from model.vae import VAE
+from tests.model.checkpoints import their_modules, write_folder
+
+TINY = ModelConfig(
+    unet=UNetConfig(widths=(8, 16, 16, 16), heads=2, context_width=12, groups=4),
+    vae=VAEConfig(widths=(8, 8, 16, 16), groups=4),
+    text=TextConfig(width=12, mlp_width=24, layers=2, heads=2),
+)
+
+
+def build_tiny(dtype: torch.dtype) -> StableDiffusion:
+    """Our tiny model with seeded random weights."""
+    torch.manual_seed(0)
+    unet, vae, text = UNet(TINY.unet), VAE(TINY.vae), TextEncoder(TINY.text)
+    for network in (unet, vae, text):
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                # Norms begin at 1 and 0, and one taken for another would not show.
+                parameter.data += 0.2 * torch.randn_like(parameter)
+        network.to(dtype).eval().requires_grad_(False)
+    return StableDiffusion(unet, vae, text, Tokenizer(), TINY, "tiny")
+
+
+def build_theirs(ours: StableDiffusion) -> SimpleNamespace:
+    """diffusers' and transformers' modules with the weights and the type of ``ours``."""
+    theirs = their_modules(ours.config)
+    dtype = next(ours.unet.parameters()).dtype
+    for part in ("unet", "vae", "text_encoder"):
+        module = getattr(theirs, part).to(dtype)
+        getattr(module, "text_model", module).load_state_dict(getattr(ours, part).state_dict())
+    return theirs
+
+
+@pytest.fixture(scope="session")
+def tiny() -> StableDiffusion:
+    """Our tiny model, float32."""
+    return build_tiny(torch.float32)
+
+
+@pytest.fixture
+def tiny_pair() -> Callable[[torch.dtype], tuple[StableDiffusion, SimpleNamespace]]:
+    """A function dtype -> (ours, theirs): the same tiny weights in both libraries' modules."""
+
+    def pair(dtype: torch.dtype) -> tuple[StableDiffusion, SimpleNamespace]:
+        ours = build_tiny(dtype)
+        return ours, build_theirs(ours)
+
+    return pair
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a diffusers folder. Not to be changed."""
+    return write_folder(tmp_path_factory.mktemp("weights") / "tiny", build_theirs(build_tiny(torch.float32)))

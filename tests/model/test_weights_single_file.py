@@ -1,0 +1,185 @@
+"""Single files in the original layout: names checked against the published manifest and diffusers' own conversion."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import model
+from model.assemble import build_empty, match, refuse_unknown
+from model.clip import TextEncoder
+from model.config import SD15
+from model.keys import SINGLE_FILE_IGNORED, ema_name, text_folder, unet_original, vae_original
+from model.single_file import Shapes
+from model.tensors import Entry, Table
+from model.unet import UNet
+from model.vae import VAE
+from tests.model.checkpoints import PARTS, SMALL, expected
+from tests.model.originals import unet_name, vae_name
+
+MANIFEST = Path(__file__).parents[1] / "data" / "sd15_single_file_keys.json.gz"
+CLUTTER = {
+    "betas": torch.zeros(1000),
+    "alphas_cumprod": torch.zeros(1000),
+    "sqrt_recipm1_alphas_cumprod": torch.zeros(1000),
+    "posterior_mean_coef2": torch.zeros(1000),
+    "model_ema.decay": torch.tensor(0.9999),
+    "model_ema.num_updates": torch.tensor(470000),
+    "cond_stage_model.logit_scale": torch.tensor(4.6),
+    "cond_stage_model.text_projection": torch.zeros(64, 64),
+}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Table:
+    """What the published v1-5-pruned-emaonly.safetensors holds."""
+    path = Path("v1-5-pruned-emaonly.safetensors")
+    shapes = json.loads(gzip.decompress(MANIFEST.read_bytes()))
+    return Table(path, {key: Entry(path, key, tuple(shape), "F32") for key, shape in shapes.items()}, {})
+
+
+@pytest.fixture
+def tensors(single: Path) -> dict[str, Tensor]:
+    return load_file(single)
+
+
+def load_tensors(tensors: dict[str, Tensor], folder: Path, *, ema: bool = False) -> model.StableDiffusion:
+    path = folder / "changed.safetensors"
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return model.load(path, ema=ema)
+
+
+def assert_holds(loaded: model.StableDiffusion, theirs: SimpleNamespace, dtype: torch.dtype = torch.float32) -> None:
+    """Every tensor of every part is theirs."""
+    for part in PARTS:
+        ours, wanted = getattr(loaded, part).state_dict(), expected(theirs, part)
+        assert ours.keys() == wanted.keys()
+        different = [key for key in ours if not torch.equal(ours[key], wanted[key].to(dtype))]
+        assert not different, different
+
+
+def test_a_single_file_is_loaded(single: Path, theirs: SimpleNamespace) -> None:
+    loaded = model.load(single)
+    assert_holds(loaded, theirs)
+    assert loaded.config == SMALL
+    assert loaded.name == "small"
+
+
+def test_a_single_file_is_converted(single: Path, theirs: SimpleNamespace) -> None:
+    assert_holds(model.load(single, dtype=torch.float16), theirs, torch.float16)
+
+
+def test_every_published_key_fills_one_parameter_or_is_ignored(manifest: Table) -> None:
+    assert Shapes(manifest).config() == SD15
+    unet, vae = build_empty(lambda: UNet(SD15.unet)), build_empty(lambda: VAE(SD15.vae))
+    text = build_empty(lambda: TextEncoder(SD15.text))
+    names = {
+        "model.diffusion_model.": unet_original(SD15.unet, unet.state_dict()),
+        "first_stage_model.": vae_original(SD15.vae, vae.state_dict()),
+        "cond_stage_model.transformer.": text_folder(text.state_dict()),
+    }
+    modules, counts, used = (unet, vae, text), (686, 248, 196), set()
+    for (prefix, table), module, count in zip(names.items(), modules, counts, strict=True):
+        found = match(manifest, prefix, module, {prefix + key: name for key, name in table.items()})
+        assert len(found) == count
+        used |= {entry.key for entry in found.values()}
+    assert len(used) == 686 + 248 + 196
+    ignored = manifest.entries.keys() - used
+    assert ignored == {"cond_stage_model.transformer.text_model.embeddings.position_ids"}
+    refuse_unknown(manifest, used | SINGLE_FILE_IGNORED)
+
+
+def test_published_names_mean_what_diffusers_takes_them_for(manifest: Table) -> None:
+    """diffusers' own conversion, fed with a number in place of each tensor."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    numbers = {key: torch.full((2, 2, 1, 1), float(number)) for number, key in enumerate(manifest.entries)}
+    keys = list(manifest.entries)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    converted = {
+        "model.diffusion_model.": convert_ldm_unet_checkpoint(dict(numbers), unet.config),
+        "first_stage_model.": convert_ldm_vae_checkpoint(dict(numbers), vae.config),
+    }
+    ours = {
+        "model.diffusion_model.": unet_original(SD15.unet, build_empty(lambda: UNet(SD15.unet)).state_dict()),
+        "first_stage_model.": vae_original(SD15.vae, build_empty(lambda: VAE(SD15.vae)).state_dict()),
+    }
+    for prefix, table in ours.items():
+        theirs = {keys[int(value.flatten()[0])]: name for name, value in converted[prefix].items()}
+        assert theirs == {prefix + key: name for key, name in table.items()}
+
+
+def test_the_tests_own_renaming_agrees_with_the_tables(manifest: Table) -> None:
+    unet = build_empty(lambda: UNet(SD15.unet)).state_dict()
+    vae = build_empty(lambda: VAE(SD15.vae)).state_dict()
+    assert {unet_name(name): name for name in unet} == unet_original(SD15.unet, unet)
+    assert {vae_name(name): name for name in vae} == vae_original(SD15.vae, vae)
+
+
+def test_clutter_of_published_files_is_ignored(
+    tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert_holds(load_tensors(tensors | CLUTTER, tmp_path), theirs)
+
+
+def test_text_encoder_names_without_prefix(tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path) -> None:
+    renamed = {key.replace("transformer.text_model.", "transformer."): value for key, value in tensors.items()}
+    assert_holds(load_tensors(renamed, tmp_path), theirs)
+
+
+def with_average(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors and, as their moving average, the same with another sign."""
+    averaged = {
+        "model_ema." + key.removeprefix("model.").replace(".", ""): -value
+        for key, value in tensors.items()
+        if key.startswith("model.diffusion_model.")
+    }
+    assert "model_ema.diffusion_modelinput_blocks00weight" in averaged
+    return tensors | averaged | {"model_ema.decay": torch.tensor(0.9999)}
+
+
+def test_moving_average_is_taken_when_asked_for(
+    tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    loaded = load_tensors(with_average(tensors), tmp_path, ema=True)
+    wanted = expected(theirs, "unet")
+    assert all(torch.equal(value, -wanted[key]) for key, value in loaded.unet.state_dict().items())
+    assert torch.equal(loaded.vae.encoder.conv_in.weight, expected(theirs, "vae")["encoder.conv_in.weight"])
+
+
+def test_moving_average_is_passed_over_otherwise(
+    tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert_holds(load_tensors(with_average(tensors), tmp_path), theirs)
+
+
+def test_missing_moving_average_is_an_error(single: Path) -> None:
+    with pytest.raises(model.InputError, match=r"no moving-average \(EMA\) weights under model_ema\..*emaonly"):
+        model.load(single, ema=True)
+
+
+def test_incomplete_moving_average_is_an_error(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    averaged = with_average(tensors)
+    del averaged["model_ema.diffusion_modelout2bias"]
+    with pytest.raises(model.InputError, match=r"lacks 1 of \d+ UNet tensors \(model_ema.diffusion_modelout2bias\)"):
+        load_tensors(averaged, tmp_path, ema=True)
+
+
+def test_flattened_names_are_told_apart() -> None:
+    names = unet_original(SD15.unet, build_empty(lambda: UNet(SD15.unet)).state_dict())
+    assert len({ema_name(original) for original in names}) == len(names) == 686

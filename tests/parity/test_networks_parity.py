@@ -1,0 +1,104 @@
+"""UNet and VAE against diffusers with the same seeded random weights, whole and block by block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.layers import GEGLU, Downsample, ResnetBlock, SpatialTransformer, TimestepMLP, Upsample, timestep_embedding
+
+DTYPES = [torch.float64, torch.float32]
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """Relative error within float64's 1e-9, or within float32's rounding over the network's depth (~100 layers)."""
+    bound = 1e-9 if ours.dtype == torch.float64 else 100 * torch.finfo(torch.float32).eps
+    error = (ours - theirs).norm() / theirs.norm()
+    assert error <= bound, f"relative error {error:.2e}"
+    assert ours.std() > 1e-3 * ours.abs().max(), "the output is constant: this comparison would prove nothing"
+
+
+def randn(seed: int, *shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 24)])
+@torch.no_grad()
+def test_unet_predicts_what_diffusers_predicts(dtype, height, width, tiny_pair):
+    ours, theirs = tiny_pair(dtype)
+    z = randn(1, 3, 4, height, width, dtype=dtype)
+    context = randn(2, 3, 77, ours.config.unet.context_width, dtype=dtype)
+    t = torch.tensor([1, 500, 999])
+    assert_same(ours.unet(z, t, context), theirs.unet(z, t, context).sample)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_vae_encodes_and_decodes_as_diffusers_does(dtype, tiny_pair):
+    ours, theirs = tiny_pair(dtype)
+    image = randn(3, 2, 3, 64, 128, dtype=dtype).clamp(-1, 1)
+    posterior = theirs.vae.encode(image).latent_dist
+    assert_same(ours.vae.encode(image), posterior.mode() * 0.18215)
+    assert_same(ours.vae.posterior(image)[1], posterior.logvar)
+    latents = randn(4, 2, 4, 8, 16, dtype=dtype)
+    assert_same(ours.vae.decode(latents), theirs.vae.decode(latents / 0.18215).sample)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_each_kind_of_block_agrees_with_diffusers(dtype):
+    from diffusers.models.activations import GEGLU as TheirGEGLU
+    from diffusers.models.downsampling import Downsample2D
+    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
+    from diffusers.models.upsampling import Upsample2D
+
+    torch.manual_seed(6)
+    pairs = {
+        "resnet": (
+            ResnetBlock(8, 16, groups=4, eps=1e-5, time_width=12),
+            ResnetBlock2D(in_channels=8, out_channels=16, temb_channels=12, groups=4, eps=1e-5),
+            (randn(7, 2, 8, 6, 10, dtype=dtype), randn(8, 2, 12, dtype=dtype)),
+        ),
+        "down": (
+            Downsample(8, asymmetric=False),
+            Downsample2D(8, use_conv=True, padding=1),
+            (randn(9, 2, 8, 6, 10, dtype=dtype),),
+        ),
+        "asymmetric down": (
+            Downsample(8, asymmetric=True),
+            Downsample2D(8, use_conv=True, padding=0),
+            (randn(9, 2, 8, 6, 10, dtype=dtype),),
+        ),
+        "up": (Upsample(8), Upsample2D(8, use_conv=True), (randn(10, 2, 8, 3, 5, dtype=dtype),)),
+        "geglu": (GEGLU(8, 32), TheirGEGLU(8, 32), (randn(11, 2, 15, 8, dtype=dtype),)),
+        "time": (TimestepMLP(8), TimestepEmbedding(8, 32), (randn(12, 2, 8, dtype=dtype),)),
+        "transformer": (
+            SpatialTransformer(16, heads=2, context_width=12, groups=4, group_norm_eps=1e-6, eps=1e-5),
+            Transformer2DModel(2, 8, in_channels=16, cross_attention_dim=12, norm_num_groups=4),
+            (randn(13, 2, 16, 5, 7, dtype=dtype), randn(14, 2, 77, 12, dtype=dtype)),
+        ),
+    }
+    for name, (ours, theirs, arguments) in pairs.items():
+        # Some of diffusers' layers register one convolution under two names.
+        weights = {key: value for key, value in theirs.to(dtype).state_dict().items() if "Conv2d_0" not in key}
+        ours.to(dtype).load_state_dict(weights)
+        expected = theirs(*arguments)
+        expected = expected[0] if name == "transformer" else expected
+        assert_same(ours(*arguments), expected)
+    t = torch.tensor([0, 1, 499, 999])
+    theirs_embedding = Timesteps(320, flip_sin_to_cos=True, downscale_freq_shift=0)(t)
+    torch.testing.assert_close(timestep_embedding(t, 320), theirs_embedding, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_parts_of_the_unet_make_up_the_whole(tiny):
+    z, context = randn(1, 1, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
+    whole = tiny.unet(z, 300, context)
+    state = tiny.unet.encode(z, 300, context)
+    for level in (2, 1, 0):
+        state = tiny.unet.advance(state, context, to_level=level)
+    torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
