@@ -1,0 +1,26 @@
+"""Attention across images and class-wise statistics: one contract for each operation, three implementations.
+
+Every operation is a plain function with an explicit ``impl``:
+
+- ``"reference"``: the specification, plain PyTorch in float32 or float64 on any device;
+- ``"torch"``: PyTorch in blocks, never holding a map of all queries against all keys;
+- ``"triton"``: fused GPU kernels, imported only when asked for.
+
+An ``impl`` never falls back to another: what it cannot do, it refuses with every reason at once.
+"""
+
+from __future__ import annotations
+
+from kernels.adain import adain_features, masked_adain
+from kernels.attention import class_statistics, cross_image_attention
+from kernels.results import AttentionResult, ClassStatistics, Implementation
+
+__all__ = [
+    "AttentionResult",
+    "ClassStatistics",
+    "Implementation",
+    "adain_features",
+    "class_statistics",
+    "cross_image_attention",
+    "masked_adain",
+]

@@ -1,0 +1,169 @@
+"""Cross-image attention with contrast, and the statistics of each class: checked here, computed by ``impl``.
+
+B batch, H heads, Nq queries, Nk keys, D head width, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from kernels import checks, reference, torch_attention, torch_statistics
+from kernels.results import AttentionResult, ClassStatistics, Implementation
+
+
+@overload
+def cross_image_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    contrast: float = 1.0,
+    query_labels: None = None,
+    key_labels: None = None,
+    num_classes: int | None = None,
+    restrict: Literal[False] = False,
+    impl: Implementation = "torch",
+) -> Tensor: ...
+
+
+@overload
+def cross_image_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    contrast: float = 1.0,
+    query_labels: Tensor,
+    key_labels: Tensor,
+    num_classes: int | None = None,
+    restrict: bool = False,
+    impl: Implementation = "torch",
+) -> AttentionResult: ...
+
+
+def cross_image_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    contrast: float = 1.0,
+    query_labels: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    num_classes: int | None = None,
+    restrict: bool = False,
+    impl: Implementation = "torch",
+) -> Tensor | AttentionResult:
+    """Attention of one image's queries to another's keys, with contrast on the probabilities.
+
+    ``p = softmax(q kᵀ / √D)`` over the Nk keys, ``p' = clip(contrast·(p - 1/Nk) + 1/Nk, 0, 1)``, out = p' v.
+    The rows of p' are not renormalised. Contrast 1 is plain attention. (Alaluf et al., arXiv 2311.03335, in
+    the form of their public code.)
+
+    With labels the result also carries, per class, count, mean and unbiased variance of ``out`` over the
+    queries of the class and of ``v`` over the keys of the class. The statistics of ``out`` are those of the
+    returned tensor or of its values before the last rounding to a half type.
+
+    With ``restrict`` the queries of class c see the keys of class c alone, and 1/Nk becomes 1/(number of keys
+    of class c). Queries of a class without keys see all keys.
+
+    Args:
+        q: [B, H, Nq, D], any strides; float16, bfloat16, float32 or float64.
+        k: [B, H, Nk, D], any strides.
+        v: [B, H, Nk, D], any strides.
+        contrast: finite, above 0; below 1 it flattens.
+        query_labels: integers 0..C-1, [Nq] or [B, Nq]; given together with ``key_labels``.
+        key_labels: integers 0..C-1, [Nk] or [B, Nk].
+        num_classes: C; read from the labels where not given.
+        restrict: keep classes apart; needs labels.
+        impl: which implementation; see the package. Softmax and statistics are float32 (float64 for float64).
+
+    Returns:
+        out [B, H, Nq, D] without labels, in q's dtype, laid out so that ``out.transpose(1, 2).flatten(2)``
+        is a view; an ``AttentionResult`` with labels.
+
+    Raises:
+        ValueError: naming every reason at once.
+    """
+    reasons = checks.Reasons("cross_image_attention")
+    checks.check_impl(reasons, impl)
+    checks.check_heads(reasons, q, k, v)
+    checks.check_contrast(reasons, contrast)
+    checks.check_num_classes(reasons, num_classes)
+    if impl != "torch" or contrast != 1 or restrict or query_labels is not None:
+        checks.check_no_gradient(reasons, impl, {"q": q, "k": k, "v": v})
+    if query_labels is None or key_labels is None:
+        reasons.unless(query_labels is key_labels, "query_labels and key_labels are given together or not at all")
+        reasons.unless(not restrict, "restrict needs query_labels and key_labels")
+    elif not reasons:
+        batch = q.shape[0]
+        for name, labels, count in (
+            ("query_labels", query_labels, q.shape[2]),
+            ("key_labels", key_labels, k.shape[2]),
+        ):
+            checks.check_labels(reasons, name, labels, ((count,), (batch, count)), num_classes, q.device)
+    reasons.throw()
+
+    if query_labels is None or key_labels is None:
+        if impl == "reference":
+            return reference.attention(q, k, v, contrast)
+        if impl == "torch":
+            return torch_attention.attention(q, k, v, contrast)
+        from kernels import triton_attention
+
+        return triton_attention.attention(q, k, v, contrast)
+
+    if num_classes is None:
+        num_classes = 1 + max(int(query_labels.max()), int(key_labels.max()))
+    query_labels = query_labels.expand(q.shape[0], q.shape[2])  # [B, Nq]
+    key_labels = key_labels.expand(k.shape[0], k.shape[2])  # [B, Nk]
+    if impl == "reference":
+        out = reference.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, restrict)
+        query = reference.class_statistics(out, query_labels, num_classes)
+        return AttentionResult(out, query, reference.class_statistics(v, key_labels, num_classes))
+    if impl == "torch":
+        out = (
+            torch_attention.attention(q, k, v, contrast)
+            if not restrict
+            else torch_attention.restricted(q, k, v, contrast, query_labels, key_labels, num_classes)
+        )
+        query = torch_statistics.class_statistics(out, query_labels, num_classes)
+        return AttentionResult(out, query, torch_statistics.class_statistics(v, key_labels, num_classes))
+    from kernels import triton_attention
+
+    return triton_attention.labelled_attention(
+        q, k, v, contrast, query_labels, key_labels, num_classes, restrict=restrict
+    )
+
+
+def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Implementation = "torch") -> ClassStatistics:
+    """Count, mean and unbiased variance of x over the positions of each class.
+
+    Args:
+        x: [B, H, N, D], any strides.
+        labels: integers 0..C-1, [N] or [B, N].
+        num_classes: C.
+        impl: which implementation; see the package.
+
+    Raises:
+        ValueError: naming every reason at once.
+    """
+    reasons = checks.Reasons("class_statistics")
+    checks.check_impl(reasons, impl)
+    checks.check_alike(reasons, {"x": x})
+    checks.check_num_classes(reasons, num_classes)
+    checks.check_no_gradient(reasons, impl, {"x": x})
+    if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, H, N, D], is {checks.shape(x)}"):
+        shapes = ((x.shape[2],), (x.shape[0], x.shape[2]))
+        checks.check_labels(reasons, "labels", labels, shapes, num_classes, x.device)
+    reasons.throw()
+
+    labels = labels.expand(x.shape[0], x.shape[2])  # [B, N]
+    if impl == "reference":
+        return reference.class_statistics(x, labels, num_classes)
+    if impl == "torch":
+        return torch_statistics.class_statistics(x, labels, num_classes)
+    from kernels import triton_attention
+
+    return triton_attention.class_statistics(x, labels, num_classes)

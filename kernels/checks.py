@@ -1,0 +1,110 @@
+"""What every implementation asks of its input; all reasons against a call are raised together."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from kernels.results import Implementation
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class Reasons:
+    """Reasons why a call of ``operation`` cannot be carried out."""
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+        self._reasons: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._reasons)
+
+    def unless(self, holds: bool, reason: str) -> bool:
+        """Note ``reason`` where ``holds`` is false; gives ``holds`` back."""
+        if not holds:
+            self._reasons.append(reason)
+        return holds
+
+    def throw(self) -> None:
+        """Raise ValueError with every reason noted, if there is one."""
+        if self._reasons:
+            raise ValueError(f"{self._operation}: {'; '.join(self._reasons)}")
+
+
+def shape(tensor: Tensor) -> str:
+    """The shape as messages show it."""
+    return str(list(tensor.shape))
+
+
+def check_impl(reasons: Reasons, impl: str) -> None:
+    """``impl`` is one of the three names."""
+    names = get_args(Implementation)
+    reasons.unless(impl in names, f"impl must be one of {', '.join(names)}, not {impl!r}")
+
+
+def check_heads(reasons: Reasons, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q [B, H, Nq, D] against k and v [B, H, Nk, D]: shapes, dtypes, devices."""
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        reasons.unless(t.ndim == 4, f"{name} must be [B, H, N, D], is {shape(t)}")
+    if q.ndim == k.ndim == v.ndim == 4:
+        reasons.unless(k.shape == v.shape, f"k {shape(k)} and v {shape(v)} differ in shape")
+        alike = q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
+        reasons.unless(alike, f"q {shape(q)} and k {shape(k)} differ in batch, heads or width")
+        reasons.unless(min(*q.shape, *k.shape, *v.shape) > 0, "every side of q, k and v must be at least 1")
+    check_alike(reasons, {"q": q, "k": k, "v": v})
+
+
+def check_alike(reasons: Reasons, tensors: dict[str, Tensor]) -> None:
+    """One floating dtype and one device for all."""
+    dtypes = {t.dtype for t in tensors.values()}
+    devices = {t.device for t in tensors.values()}
+    names = " and ".join(tensors)
+    reasons.unless(len(dtypes) == 1, f"{names} differ in dtype: {', '.join(sorted(map(str, dtypes)))}")
+    reasons.unless(dtypes <= set(FLOATS), f"{names} must be float16, bfloat16, float32 or float64")
+    reasons.unless(len(devices) == 1, f"{names} are on several devices: {', '.join(sorted(map(str, devices)))}")
+
+
+def check_contrast(reasons: Reasons, contrast: float) -> None:
+    """The contrast is a finite number above 0."""
+    reasons.unless(math.isfinite(contrast) and contrast > 0, f"contrast must be finite and above 0, is {contrast}")
+
+
+def check_labels(
+    reasons: Reasons,
+    name: str,
+    labels: Tensor,
+    shapes: tuple[tuple[int, ...], ...],
+    num_classes: int | None,
+    device: torch.device,
+) -> None:
+    """Integer labels of one of ``shapes``; on the CPU also their values.
+
+    Reading values back from a GPU would stall it, so there a label outside 0..C-1 is not refused: such a
+    position belongs to no class.
+    """
+    allowed = " or ".join(str(list(s)) for s in dict.fromkeys(shapes))
+    reasons.unless(tuple(labels.shape) in shapes, f"{name} must be {allowed}, is {shape(labels)}")
+    integral = reasons.unless(labels.dtype in INTEGERS, f"{name} must be integers, is {labels.dtype}")
+    reasons.unless(labels.device == device, f"{name} is on {labels.device}, the data on {device}")
+    if integral and num_classes is not None and labels.device.type == "cpu" and labels.numel() > 0:
+        low, high = int(labels.min()), int(labels.max())
+        reasons.unless(
+            low >= 0 and high < num_classes, f"{name} has labels {low}..{high}, outside 0..{num_classes - 1}"
+        )
+
+
+def check_num_classes(reasons: Reasons, num_classes: int | None) -> None:
+    """At least one class, where the number is given."""
+    reasons.unless(num_classes is None or num_classes >= 1, f"num_classes must be at least 1, is {num_classes}")
+
+
+def check_no_gradient(reasons: Reasons, impl: str, tensors: dict[str, Tensor]) -> None:
+    """In-place and fused paths keep nothing for a backward pass, so they refuse to be differentiated."""
+    if impl != "reference" and torch.is_grad_enabled():
+        wanting = [name for name, t in tensors.items() if t.requires_grad]
+        reasons.unless(not wanting, f"{' and '.join(wanting)} want gradients, which only impl='reference' gives here")

@@ -1,0 +1,111 @@
+"""``impl="torch"``: attention in blocks of queries, with no map of all queries against all keys.
+
+A block of scores stays in the cache from the first product to the last. The contrast costs two passes over it:
+with ``a = (1 - 1/β)/Nk`` the contrasted probability is ``β·clip(p - a, 0, 1/β)``, and the factor β is left to the
+small product with v. (Taking a out of the product too, as ``clip(p, a, a + 1/β) v - a·Σ v``, saves a pass but cancels:
+it more than doubles the error.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from kernels.torch_statistics import accumulator
+
+# Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
+# thread brings its own cache; on a GPU a block must fill the device. Two such blocks are held at once.
+_CPU_BLOCK_PER_THREAD = 2 * 2**20
+_LARGEST_BLOCK = 16 * 2**20
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
+    """q [B, H, Nq, D], k and v [B, H, Nk, D] -> [B, H, Nq, D]."""
+    if contrast == 1:
+        return _plain(q, k, v)
+    out = _empty_like(q)
+    for b in range(q.shape[0]):
+        _contrasted(q[b], k[b], v[b], contrast, out[b])
+    return out
+
+
+def restricted(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    contrast: float,
+    query_labels: Tensor,
+    key_labels: Tensor,
+    num_classes: int,
+) -> Tensor:
+    """As ``attention``, each class of queries seeing its own keys. Labels [B, Nq] and [B, Nk]."""
+    out = _empty_like(q)
+    for b in range(q.shape[0]):
+        known = (query_labels[b] >= 0) & (query_labels[b] < num_classes)
+        members = [(query_labels[b] == c).nonzero()[:, 0] for c in range(num_classes)]
+        members.append((~known).nonzero()[:, 0])
+        for c, rows in enumerate(members):
+            if len(rows) == 0:
+                continue
+            columns = (key_labels[b] == c).nonzero()[:, 0]
+            seen = slice(None) if c == num_classes or len(columns) == 0 else columns
+            queries, keys, values = q[b][:, rows], k[b][:, seen], v[b][:, seen]  # [H, members, D]
+            if contrast == 1:
+                part = _plain(queries[None], keys[None], values[None])[0]
+            else:
+                part = torch.empty_like(queries)
+                _contrasted(queries, keys, values, contrast, part)
+            out[b].index_copy_(1, rows, part)
+    return out
+
+
+def _empty_like(q: Tensor) -> Tensor:
+    """[B, H, Nq, D] in memory order [B, Nq, H, D], as the projection after attention reads it."""
+    batch, heads, count, width = q.shape
+    return q.new_empty(batch, count, heads, width).transpose(1, 2)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    # PyTorch falls back to a full map where the last stride is not 1.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    out = scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _block(heads: int, queries: int, keys: int, itemsize: int, device: torch.device) -> tuple[int, int]:
+    """Heads and queries of one block of scores."""
+    budget = _LARGEST_BLOCK
+    if device.type == "cpu":
+        budget = min(budget, _CPU_BLOCK_PER_THREAD * torch.get_num_threads())
+    rows = max(1, min(queries, budget // (keys * itemsize)))
+    return max(1, min(heads, budget // (rows * keys * itemsize))), rows
+
+
+@torch.no_grad()
+def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
+    """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
+    heads, queries, width = q.shape
+    keys = k.shape[1]
+    dtype = accumulator(q.dtype)
+    block_heads, rows = _block(heads, queries, keys, dtype.itemsize, q.device)
+    low = (1 - 1 / contrast) / keys
+    scores_memory = q.new_empty(block_heads * rows * keys, dtype=dtype)
+    probabilities_memory = torch.empty_like(scores_memory)
+    for first in range(0, heads, block_heads):
+        part = slice(first, first + block_heads)
+        scaled = q[part].to(dtype) / math.sqrt(width)  # [h, Nq, D]
+        key_columns = k[part].to(dtype).transpose(1, 2).contiguous()  # [h, D, Nk]
+        values = v[part].to(dtype).contiguous()  # [h, Nk, D]
+        for row in range(0, queries, rows):
+            block = scaled[:, row : row + rows]
+            extent = (block.shape[0], block.shape[1], keys)
+            scores = scores_memory[: math.prod(extent)].view(extent)
+            probabilities = probabilities_memory[: math.prod(extent)].view(extent)
+            torch.bmm(block, key_columns, out=scores)
+            torch.softmax(scores, -1, out=probabilities)
+            probabilities.sub_(low).clamp_(0, 1 / contrast)
+            product = torch.bmm(probabilities, values).mul_(contrast)  # [h, rows, D]
+            out[part, row : row + rows] = product.to(out.dtype)

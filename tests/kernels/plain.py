@@ -1,0 +1,82 @@
+"""What a user of plain PyTorch would write, every step in the dtype of the input: the yardstick of the tests.
+
+In float64 it is the exact result. Written apart from ``kernels.reference``, which is tested against it too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
+    """The materialised map, transformed in place of nothing: [B, H, Nq, D]."""
+    p = torch.softmax(torch.einsum("bhqd,bhkd->bhqk", q, k) * q.shape[-1] ** -0.5, -1)
+    if contrast != 1:
+        mean = 1 / k.shape[2]
+        p = torch.clip(mean + (p - mean) * contrast, 0.0, 1.0)
+    return torch.einsum("bhqk,bhkd->bhqd", p, v)
+
+
+def terms(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
+    """What float32 roundings inside attention are relative to: [B, H, Nq, D] in float64.
+
+    A score s off by one rounding, |s|·ε, moves p v by p·|s|·ε·|v|, and p itself is rounded: (1 + |s|)·p·|v|
+    summed over the keys, times the contrast.
+    """
+    q, k, v = q.double(), k.double(), v.double()
+    s = torch.einsum("bhqd,bhkd->bhqk", q, k) * q.shape[-1] ** -0.5
+    weights = torch.softmax(s, -1) * (1 + s.abs()) * max(contrast, 1.0)
+    return torch.einsum("bhqk,bhkd->bhqd", weights, v.abs())
+
+
+def restricted(q: Tensor, k: Tensor, v: Tensor, contrast: float, q_labels: Tensor, k_labels: Tensor) -> Tensor:
+    """Image by image and class by class on the class's own rows: [B, H, Nq, D]."""
+    out = torch.full_like(q, math.nan)
+    for b in range(len(q)):
+        rows = q_labels.expand(len(q), -1)[b]
+        columns = k_labels.expand(len(q), -1)[b]
+        for c in rows.unique():
+            seen = columns == c if (columns == c).any() else columns == columns
+            part = attention(q[b : b + 1, :, rows == c], k[b : b + 1, :, seen], v[b : b + 1, :, seen], contrast)
+            out[b, :, rows == c] = part[0]
+    return out
+
+
+def statistics(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Count [B, C], mean and unbiased variance [B, H, C, D] in at least float32."""
+    x = x if x.dtype == torch.float64 else x.float()
+    b, h, _, d = x.shape
+    count = torch.zeros(b, classes, dtype=torch.int64)
+    mean, variance = (
+        torch.zeros(b, h, classes, d, dtype=x.dtype),
+        torch.zeros(b, h, classes, d, dtype=x.dtype),
+    )
+    for i in range(b):
+        for c in range(classes):
+            members = x[i][:, labels.expand(b, -1)[i] == c]
+            count[i, c] = members.shape[1]
+            if members.shape[1] > 0:
+                mean[i, :, c] = members.mean(1)
+            if members.shape[1] > 1:
+                variance[i, :, c] = members.var(1)
+    return count, mean, variance
+
+
+def adain(z: Tensor, source: Tensor, z_labels: Tensor, source_labels: Tensor, classes: list[int]) -> Tensor:
+    """Masked AdaIN, each image, class and channel on its own."""
+    result = z.clone()
+    for b in range(len(z)):
+        origin = source[b % len(source)]
+        here_labels = z_labels.expand(len(z), *z.shape[2:])[b]
+        there_labels = source_labels.expand(len(source), *source.shape[2:])[b % len(source)]
+        for channel in range(z.shape[1]):
+            for c in classes:
+                x, y = z[b, channel][here_labels == c], origin[channel][there_labels == c]
+                if len(x) < 2 or len(y) < 2:
+                    continue
+                normal = (x - x.mean()) / torch.sqrt(x.var() + 1e-5)
+                result[b, channel][here_labels == c] = normal * torch.sqrt(y.var() + 1e-5) + y.mean()
+    return result

@@ -1,0 +1,29 @@
+"""Importing the package costs nothing and needs no Triton."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program: str) -> None:
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_import_needs_no_triton_and_starts_no_cuda() -> None:
+    run(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, kernels\n"
+        "q = torch.ones(1, 1, 4, 8)\n"
+        "for impl in ('reference', 'torch'): kernels.cross_image_attention(q, q, q, contrast=1.67, impl=impl)\n"
+        "assert 'kernels.triton_attention' not in sys.modules and not torch.cuda.is_initialized()"
+    )
+
+
+def test_reference_imports_no_other_implementation() -> None:
+    source = (ROOT / "kernels" / "reference.py").read_text()
+    imports = [line for line in source.splitlines() if line.startswith(("import", "from"))]
+    assert not [line for line in imports if "triton" in line or "torch_" in line]
