@@ -1,0 +1,55 @@
+"""Label maps for the sampler: painted as a structure image, and at latent resolution (method.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def structure_image(labels: Tensor, greys: Sequence[float], variance: float, generator: torch.Generator) -> Tensor:
+    """Paint a label map [H, W] grey, add noise, clip: an image [1, 3, H, W] in [-1, 1], float32.
+
+    Class c becomes ``greys[c]`` in [0, 1] on all channels; the Gaussian noise of ``variance`` is drawn from
+    ``generator`` (CPU) per pixel and channel. Source: Winter et al., section 3.2.
+    """
+    painted = torch.tensor(greys, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
+    noise = torch.randn(painted.shape, generator=generator, dtype=torch.float32)
+    return ((painted + variance**0.5 * noise).clamp(0.0, 1.0) * 2.0 - 1.0)[None]
+
+
+def latent_labels(labels: Tensor, num_classes: int, factor: int) -> Tensor:
+    """A label map [H, W] at latent resolution [H / factor, W / factor], int64.
+
+    Each class's one-hot map is averaged over squares of ``factor`` px and the largest share wins, the lower label
+    in a tie. Counted in whole numbers, so that ties are exact. Raises ValueError for a label outside
+    0..num_classes - 1 or a side that is not a multiple of ``factor``.
+    """
+    height, width = labels.shape
+    if height % factor or width % factor:
+        raise ValueError(f"label map of {height}×{width}: both sides must be multiples of {factor}")
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())} for {num_classes} classes")
+    one_hot = F.one_hot(labels.long(), num_classes).to(torch.int32)
+    squares = one_hot.reshape(height // factor, factor, width // factor, factor, num_classes)
+    counts = squares.sum(dim=(1, 3))
+    # argmax promises no particular index among equals; counting down from the top class does.
+    best = torch.zeros_like(counts[..., 0], dtype=torch.int64)
+    most = counts[..., 0]
+    for label in range(1, num_classes):
+        better = counts[..., label] > most
+        best = torch.where(better, label, best)
+        most = torch.where(better, counts[..., label], most)
+    return best
+
+
+def unmatched_classes(target: Tensor, origin: Tensor, num_classes: int) -> list[int]:
+    """Classes present in ``target`` that AdaIN must leave alone: fewer than 2 latent positions on either side.
+
+    Both are label maps at latent resolution.
+    """
+    counts_target = torch.bincount(target.flatten(), minlength=num_classes)
+    counts_origin = torch.bincount(origin.flatten(), minlength=num_classes)
+    return [c for c in range(num_classes) if counts_target[c] > 0 and (counts_target[c] < 2 or counts_origin[c] < 2)]

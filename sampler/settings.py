@@ -1,0 +1,202 @@
+"""What a run of the method can be told, the two presets, and which step does what (method.md, "Denoising")."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from model.errors import InputError
+
+Inversion = Literal["ddpm", "ddim"]
+AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
+INVERSIONS: tuple[Inversion, ...] = ("ddpm", "ddim")
+ADAIN_MODES: tuple[AdaIN, ...] = ("alternating", "all", "global", "foreground", "none")
+DDPM_SKIP_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open range of executed steps [start, stop)."""
+
+    start: int
+    stop: int
+
+    @staticmethod
+    def parse(text: str) -> Span:
+        """``"10:90"`` -> Span(10, 90). Raises InputError for anything but two numbers A < B."""
+        start, colon, stop = text.partition(":")
+        if not (colon and start.strip().isdecimal() and stop.strip().isdecimal()):
+            raise InputError(f"range {text!r}: write it as A:B with whole numbers, for example 10:90")
+        span = Span(int(start), int(stop))
+        if span.start >= span.stop:
+            kind = "empty" if span.start == span.stop else "reversed"
+            raise InputError(f"range {text!r} is {kind}: A must be less than B (the step B is not in it)")
+        return span
+
+    def __contains__(self, j: object) -> bool:
+        return isinstance(j, int) and self.start <= j < self.stop
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the result besides the inputs, the weights and the seed. Defaults: the ``winter`` preset.
+
+    ``skip_steps`` None means 32 for ``ddpm`` and 0 for ``ddim``. ``guidance`` is a of alpha_j, ``contrast`` beta. A
+    ``cross_attn`` of None swaps nothing at that level. ``counter_lag`` is subtracted from j where swaps and
+    structure steps are tested. ``structure_every`` 0 never takes the structure's keys.
+    """
+
+    prompt: str = "an immunohistochemistry image of epithelium and stroma"
+    steps: int = 100
+    skip_steps: int | None = None
+    inversion: Inversion = "ddpm"
+    inversion_guidance: float = 1.0
+    cross_attn_64: Span | None = Span(10, 90)
+    cross_attn_32: Span | None = Span(10, 70)
+    adain_range: Span = Span(20, 100)
+    adain: AdaIN = "alternating"
+    guidance: float = 3.5
+    contrast: float = 1.67
+    structure_every: int = 5
+    structure_until: int = 40
+    class_values: tuple[float, ...] | None = None
+    mask_noise: float = 1e-4
+    fresh_noise: float = 0.0
+    redenoise: bool = False
+    counter_lag: int = 0
+    free_u: bool = False
+
+    @property
+    def first_step(self) -> int:
+        """S of method.md: the index of the first executed step."""
+        if self.skip_steps is not None:
+            return self.skip_steps
+        return DDPM_SKIP_STEPS if self.inversion == "ddpm" else 0
+
+    @property
+    def executed(self) -> int:
+        """J of method.md: the number of executed steps."""
+        return self.steps - self.first_step
+
+    def check(self) -> None:
+        """Raise InputError, in one line and naming the option, for a value that makes no sense."""
+        problems = [
+            (not 1 <= self.steps <= 999, f"--steps {self.steps}: must be from 1 to 999"),
+            (self.first_step < 0, f"--skip-steps {self.first_step}: must not be negative"),
+            (
+                self.first_step >= self.steps,
+                f"--skip-steps {self.first_step} leaves none of {self.steps} steps: give fewer, or more --steps",
+            ),
+            (self.inversion not in INVERSIONS, f"--inversion {self.inversion}: one of {', '.join(INVERSIONS)}"),
+            (self.adain not in ADAIN_MODES, f"--adain {self.adain}: one of {', '.join(ADAIN_MODES)}"),
+            (self.structure_every < 0, f"--structure-every {self.structure_every}: must be 0 (off) or more"),
+            (self.structure_until < 0, f"--structure-until {self.structure_until}: must not be negative"),
+            (not 0.0 <= self.fresh_noise <= 1.0, f"--fresh-noise {self.fresh_noise}: must be from 0 to 1"),
+            (not 0.0 <= self.mask_noise < math.inf, f"--mask-noise {self.mask_noise}: a variance, 0 or more"),
+            (not 0.0 < self.contrast < math.inf, f"--contrast {self.contrast}: must be more than 0 (1 is off)"),
+            (not math.isfinite(self.guidance), f"--guidance {self.guidance}: must be a finite number"),
+            (
+                not math.isfinite(self.inversion_guidance),
+                f"--inversion-guidance {self.inversion_guidance}: must be a finite number",
+            ),
+            (
+                self.class_values is not None and not all(0.0 <= v <= 1.0 for v in self.class_values),
+                "--class-values: greys must be from 0 (black) to 1 (white)",
+            ),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise InputError(message)
+
+    def swapped_levels(self, j: int) -> tuple[int, ...]:
+        """Decoder levels whose self-attention borrows keys and values in executed step ``j`` (step 2)."""
+        counter = j - self.counter_lag
+        spans = ((1, self.cross_attn_32), (0, self.cross_attn_64))
+        return tuple(level for level, span in spans if span is not None and counter in span)
+
+    def borrows_from_structure(self, j: int) -> bool:
+        """Whether the swap of step ``j`` takes the structure's keys and values instead of the origin's."""
+        counter = j - self.counter_lag
+        return self.structure_every > 0 and counter < self.structure_until and counter % self.structure_every == 0
+
+    def alpha(self, j: int) -> float | None:
+        """alpha_j of step 4, or None outside the guided steps.
+
+        These go from the first start of the swap's ranges to the last stop, both included (10 to 90 by default).
+        """
+        spans = [span for span in (self.cross_attn_64, self.cross_attn_32) if span is not None]
+        if not spans or not min(s.start for s in spans) <= j <= max(s.stop for s in spans):
+            return None
+        end = max(self.guidance / 2.0, 1.0)
+        if self.executed == 1:
+            return self.guidance
+        return self.guidance + (end - self.guidance) * j / (self.executed - 1)
+
+    def adain_classes(self, j: int, num_classes: int) -> tuple[int, ...]:
+        """The classes whose statistics step ``j`` matches (steps 6 and 7); ``global`` counts as the one class 0."""
+        if j not in self.adain_range or self.adain == "none":
+            return ()
+        if self.adain == "alternating":
+            return (j % num_classes,)
+        return tuple(range(num_classes)) if self.adain == "all" else (0,)
+
+    def greys(self, num_classes: int) -> tuple[float, ...]:
+        """v_c of the structure image. Raises InputError if ``class_values`` has another number of classes."""
+        if self.class_values is not None:
+            if len(self.class_values) != num_classes:
+                raise InputError(
+                    f"--class-values has {len(self.class_values)} values, but there are {num_classes} classes"
+                )
+            return self.class_values
+        if num_classes == 1:
+            return (0.1,)
+        return tuple(0.1 + 0.4 * c / (num_classes - 1) for c in range(num_classes))
+
+
+PRESETS: Mapping[str, Settings] = {
+    "winter": Settings(),
+    "alaluf": Settings(adain="foreground", inversion_guidance=3.5, redenoise=True, counter_lag=1, free_u=True),
+}
+
+
+def read_recommended(weights: Path) -> dict[str, Any]:
+    """Settings that a weights folder recommends in its ``recommended.json``, by field name; empty without one.
+
+    Raises InputError for a file that is not such a table.
+    """
+    path = weights / "recommended.json"
+    if not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); repair or remove it") from error
+    known = {field.name for field in fields(Settings)}
+    if not isinstance(table, dict) or not set(table) <= known:
+        raise InputError(f"{path}: not a table of settings; known are {', '.join(sorted(known))}")
+    return {name: from_text(name, value) for name, value in table.items()}
+
+
+def from_text(name: str, value: Any) -> Any:
+    """A field's value from its JSON or command-line form: ranges come as ``"A:B"`` or ``"none"``, greys as a list."""
+    if name in ("cross_attn_64", "cross_attn_32", "adain_range") and isinstance(value, str):
+        return None if value == "none" and name != "adain_range" else Span.parse(value)
+    if name == "class_values" and isinstance(value, Sequence):
+        return tuple(float(v) for v in value)
+    return value
+
+
+def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
+    """The ``preset`` with ``overrides`` by field name, checked. Raises InputError."""
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: one of {', '.join(PRESETS)}")
+    settings = replace(PRESETS[preset], **overrides)
+    settings.check()
+    return settings

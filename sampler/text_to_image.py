@@ -1,0 +1,36 @@
+"""Plain text-to-image: DDIM with classifier-free guidance, to see that weights are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from model import StableDiffusion
+from sampler.ddim import denoise_step
+from sampler.generate import Progress, Result, condition, to_pixels
+from sampler.schedule import steps
+from sampler.transfer import Guided
+
+
+@torch.inference_mode()
+def text_to_image(
+    model: StableDiffusion, prompt: str, *, seed: int, size: tuple[int, int], count: int, scale: float
+) -> Iterator[Progress | Result]:
+    """Sample one image of ``size`` (height, width, multiples of 64 px) in ``count`` steps at guidance ``scale``.
+
+    The starting noise is drawn on the CPU from ``seed``. Raises ValueError for a bad size or number of steps.
+    Sources: Song et al., arXiv 2010.02502 (eta = 0); Ho and Salimans, arXiv 2207.12598.
+    """
+    parameter = next(model.unet.parameters())
+    factor = model.config.vae.factor
+    shape = (1, model.config.vae.latent_channels, size[0] // factor, size[1] // factor)
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(parameter.device)
+    denoiser = Guided(condition(model, prompt), condition(model, ""), scale)
+    schedule = [step.deterministic() for step in steps(count)]
+    for done, step in enumerate(schedule, start=1):
+        z = denoise_step(z, denoiser(z, step.t), step, None)
+        yield Progress("denoise", done, count)
+    image = to_pixels(model.vae.decode(z.to(parameter.dtype)))
+    yield Progress("decode", 1, 1)
+    yield Result(image, z.cpu())

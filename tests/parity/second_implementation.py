@@ -1,0 +1,226 @@
+"""method.md once more, read straight from the page and built on diffusers modules, to check the product against.
+
+Nothing of the product's sampler, kernels or networks is used. It is slow and plain on purpose: every branch is
+run at every step, every attention map is held, nothing is saved or shared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+class SwitchboardProcessor:
+    """Attention processor of diffusers for one self-attention layer of the decoder.
+
+    ``mode`` is "plain", "record" (keep keys and values) or "swap" (use kept ones, with contrast).
+    """
+
+    def __init__(self, level):
+        self.level = level
+        self.mode = "plain"
+        self.kept = None
+        self.contrast = 1.0
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+        def heads(x):
+            return x.reshape(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
+
+        q, k, v = (heads(layer(hidden_states)) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        if self.mode == "record":
+            self.kept = (k, v)
+        contrast = 1.0
+        if self.mode == "swap":
+            k, v = self.kept
+            contrast = self.contrast
+        p = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+        if contrast != 1.0:
+            n = k.shape[-2]
+            p = torch.clip(contrast * (p - 1 / n) + 1 / n, 0, 1)
+        out = (p @ v).transpose(1, 2).flatten(2)
+        return attn.to_out[0](out)
+
+
+class PublicFreeU(torch.nn.Module):
+    """An up block behind the public code's FreeU on the features that enter it."""
+
+    def __init__(self, block, number):
+        super().__init__()
+        self.block = block
+        self.backbone, self.low = (1.4, 0.2) if number == 3 else (1.2, 0.9)
+        self.resnets = block.resnets
+        self.has_cross_attention = getattr(block, "has_cross_attention", False)
+
+    def forward(self, hidden_states, **rest):
+        x = hidden_states.clone()
+        x[:, : x.shape[1] // 2] *= self.backbone
+        spectrum = torch.fft.fftshift(torch.fft.fft2(x), dim=(-2, -1))
+        mask = torch.ones(x.shape[-2:], dtype=x.dtype)
+        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
+        mask[max(rows - 1, 0) : rows + 1, max(columns - 1, 0) : columns + 1] = self.low
+        x = torch.fft.ifft2(torch.fft.ifftshift(spectrum * mask, dim=(-2, -1))).real
+        return self.block(hidden_states=x, **rest)
+
+
+def to_latent_labels(labels, classes):
+    h, w = labels.shape[0] // 8, labels.shape[1] // 8
+    out = np.zeros((h, w), dtype=int)
+    for y in range(h):
+        for x in range(w):
+            square = labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+            shares = [np.mean(square == c) for c in range(classes)]
+            out[y, x] = int(np.argmax(shares))
+    return out
+
+
+class SecondImplementation:
+    def __init__(self, unet, vae, text_encoder, tokenize):
+        self.unet, self.vae, self.text_encoder, self.tokenize = unet, vae, text_encoder, tokenize
+        self.processors = []
+        levels = len(unet.up_blocks)
+        for number, block in enumerate(unet.up_blocks):
+            for transformer in getattr(block, "attentions", []):
+                processor = SwitchboardProcessor(levels - 1 - number)
+                transformer.transformer_blocks[0].attn1.set_processor(processor)
+                self.processors.append(processor)
+
+    def eps(self, z, t, context, mode="plain", levels=(), contrast=1.0):
+        for processor in self.processors:
+            chosen = mode == "record" or processor.level in levels
+            processor.mode, processor.contrast = (mode if chosen else "plain"), contrast
+        return self.unet(z, t, encoder_hidden_states=context).sample
+
+    @torch.no_grad()
+    def run(self, origin, m_origin, m_target, classes, options, seed):
+        """``options``: plain dictionary; ranges are pairs; returns (z_out, image uint8)."""
+        o = options
+        dtype = next(self.unet.parameters()).dtype
+        if o["free_u"]:
+            self.unet.up_blocks = torch.nn.ModuleList(
+                PublicFreeU(block, number) for number, block in enumerate(self.unet.up_blocks)
+            )
+        context, empty = (self.text_encoder(self.tokenize([text])).last_hidden_state for text in (o["prompt"], ""))
+
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        abar = torch.cumprod(1 - beta, 0).float().double().numpy()
+        T = o["steps"]
+        delta = 1000 // T
+        t = [(T - 1 - i) * delta + 1 for i in range(T)]
+
+        def previous(time):
+            return abar[time - delta] if time - delta >= 0 else abar[0]
+
+        def sigma2(time):
+            if o["inversion"] == "ddim":
+                return 0.0
+            return (1 - previous(time)) / (1 - abar[time]) * (1 - abar[time] / previous(time))
+
+        def x0(x, e, a):
+            return (x - math.sqrt(1 - a) * e) / math.sqrt(a)
+
+        def mu(x, e, time):
+            direction = math.sqrt(1 - previous(time) - sigma2(time))
+            return math.sqrt(previous(time)) * x0(x, e, abar[time]) + direction * e
+
+        rng = torch.Generator().manual_seed(seed)
+        painted = torch.zeros(3, *m_target.shape)
+        for c in range(classes):
+            painted[:, torch.from_numpy(m_target == c)] = o["greys"][c]
+        painted += math.sqrt(o["mask_noise"]) * torch.randn(painted.shape, generator=rng)
+        structure_image = painted.clip(0, 1) * 2 - 1
+        sizes = {"origin": m_origin.shape, "structure": m_target.shape}
+        drawn = {
+            name: torch.randn(T, 4, side[0] // 8, side[1] // 8, generator=rng).to(dtype) for name, side in sizes.items()
+        }
+        if o["fresh_noise"] > 0:
+            fresh = torch.randn(drawn["structure"].shape, generator=rng).to(dtype)
+
+        pictures = {
+            "origin": torch.from_numpy(origin).permute(2, 0, 1).float() / 127.5 - 1,
+            "structure": structure_image,
+        }
+        z0 = {
+            name: self.vae.encode(picture[None].to(dtype)).latent_dist.mode() * 0.18215
+            for name, picture in pictures.items()
+        }
+
+        def eps_inv(z, time):
+            text = self.eps(z, time, context)
+            if o["inversion_guidance"] == 1:
+                return text
+            uncond = self.eps(z, time, empty)
+            return uncond + o["inversion_guidance"] * (text - uncond)
+
+        x, w = {}, {}
+        for name in ("origin", "structure"):
+            x[name], w[name] = [None] * T + [z0[name]], [torch.zeros_like(z0[name])] * T
+            if o["inversion"] == "ddpm":
+                for i in range(T):
+                    x[name][i] = math.sqrt(abar[t[i]]) * z0[name] + math.sqrt(1 - abar[t[i]]) * drawn[name][i]
+                for i in range(T - 1):
+                    e = eps_inv(x[name][i], t[i])
+                    w[name][i] = (x[name][i + 1] - mu(x[name][i], e, t[i])) / math.sqrt(sigma2(t[i]))
+            else:
+                z = z0[name]
+                for i in reversed(range(T)):
+                    e = eps_inv(z, t[i])
+                    clean = x0(z, e, previous(t[i]))
+                    z = math.sqrt(abar[t[i]]) * clean + math.sqrt(1 - abar[t[i]]) * e
+                    x[name][i] = z
+
+        S = o["skip"]
+        J = T - S
+        a = o["guidance"]
+        alphas = np.linspace(a, max(a / 2, 1), J)
+        latent_origin, latent_target = to_latent_labels(m_origin, classes), to_latent_labels(m_target, classes)
+
+        def adain(z, reference, here, there):
+            result = z.clone()
+            here, there = torch.from_numpy(here), torch.from_numpy(there)
+            if here.sum() < 2 or there.sum() < 2:
+                return result
+            for channel in range(z.shape[1]):
+                mine, theirs = z[0, channel][here], reference[0, channel][there]
+                normed = (mine - mine.mean()) / torch.sqrt(mine.var() + 1e-5)
+                result[0, channel][here] = normed * torch.sqrt(theirs.var() + 1e-5) + theirs.mean()
+            return result
+
+        z_out, z_origin, z_structure = x["structure"][S], x["origin"][S], x["structure"][S]
+        for j in range(J):
+            i = S + j
+            if not o["redenoise"]:
+                z_origin, z_structure = x["origin"][i], x["structure"][i]
+            counter = j - o["lag"]
+            levels = []
+            if o["cross_64"][0] <= counter < o["cross_64"][1]:
+                levels.append(0)
+            if o["cross_32"][0] <= counter < o["cross_32"][1]:
+                levels.append(1)
+            from_structure = o["structure_every"] and counter % o["structure_every"] == 0 and counter < 40
+            eps_origin = self.eps(z_origin, t[i], context)
+            eps_structure = self.eps(z_structure, t[i], context)
+            self.eps(z_structure if from_structure else z_origin, t[i], context, mode="record")
+            eps_cross = self.eps(z_out, t[i], context, mode="swap", levels=levels, contrast=o["contrast"])
+            eps_self = self.eps(z_out, t[i], context)
+            eps = eps_cross
+            if 10 <= j <= 90:
+                eps = eps_self + alphas[j] * (eps_cross - eps_self)
+            noise = w["structure"][i]
+            if o["fresh_noise"] > 0 and i < T - 1:
+                noise = math.sqrt(1 - o["fresh_noise"]) * noise + math.sqrt(o["fresh_noise"]) * fresh[i]
+            sigma = math.sqrt(sigma2(t[i]))
+            z_out = mu(z_out, eps, t[i]) + sigma * noise
+            z_origin = mu(z_origin, eps_origin, t[i]) + sigma * w["origin"][i]
+            z_structure = mu(z_structure, eps_structure, t[i]) + sigma * w["structure"][i]
+            reference = z_origin if o["redenoise"] else x["origin"][i + 1]
+            if o["adain_range"][0] <= j < o["adain_range"][1]:
+                if o["adain"] == "global":
+                    z_out = adain(z_out, reference, latent_target >= 0, latent_origin >= 0)
+                for c in {"alternating": [j % classes], "all": range(classes), "foreground": [0]}.get(o["adain"], []):
+                    z_out = adain(z_out, reference, latent_target == c, latent_origin == c)
+
+        image = self.vae.decode(z_out / 0.18215).sample[0]
+        pixels = torch.round((image.float().clip(-1, 1) + 1) / 2 * 255).byte().permute(1, 2, 0).numpy()
+        return z_out, pixels

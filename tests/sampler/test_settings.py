@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.errors import InputError
+from sampler.settings import PRESETS, Settings, Span, choose, read_recommended
+
+
+def test_the_winter_preset_swaps_and_matches_in_the_papers_ranges():
+    settings = PRESETS["winter"]
+    assert [j for j in range(100) if 0 in settings.swapped_levels(j)] == list(range(10, 90))
+    assert [j for j in range(100) if 1 in settings.swapped_levels(j)] == list(range(10, 70))
+    assert [j for j in range(100) if settings.adain_classes(j, 2)] == list(range(20, 100))
+    assert [settings.adain_classes(j, 3) for j in range(20, 26)] == [(2,), (0,), (1,), (2,), (0,), (1,)]
+    assert (settings.first_step, settings.executed) == (32, 68)
+    assert replace(settings, inversion="ddim").first_step == 0
+
+
+def test_the_alaluf_preset_lags_one_step_and_takes_structure_at_11_to_36():
+    settings = PRESETS["alaluf"]
+    assert [j for j in range(settings.executed) if 0 in settings.swapped_levels(j)] == list(range(11, 68))
+    swapped = [j for j in range(settings.executed) if settings.swapped_levels(j)]
+    assert [j for j in swapped if settings.borrows_from_structure(j)] == [11, 16, 21, 26, 31, 36]
+    assert settings.adain_classes(30, 3) == (0,)
+
+
+def test_alpha_falls_linearly_over_all_executed_steps_and_acts_between_the_ranges_ends():
+    settings = Settings(inversion="ddim")
+    expected = np.linspace(3.5, 1.75, 100)
+    acting = {j: settings.alpha(j) for j in range(100) if settings.alpha(j) is not None}
+    assert sorted(acting) == list(range(10, 91))
+    np.testing.assert_allclose(list(acting.values()), expected[10:91], rtol=1e-12)
+    assert replace(settings, guidance=1.5).alpha(90) == pytest.approx(1.5 - 0.5 * 90 / 99)
+    assert replace(settings, cross_attn_64=None, cross_attn_32=None).alpha(20) is None
+
+
+def test_greys_run_from_a_tenth_to_a_half():
+    assert Settings().greys(2) == pytest.approx((0.1, 0.5))
+    assert Settings().greys(3) == pytest.approx((0.1, 0.3, 0.5))
+    assert Settings().greys(1) == pytest.approx((0.1,))
+    with pytest.raises(InputError, match="2 values.*3 classes"):
+        Settings(class_values=(0.1, 0.2)).greys(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("10:10", "empty"), ("20:10", "reversed"), ("10", "A:B"), ("a:b", "A:B"), ("-1:5", "A:B")]
+)
+def test_a_range_that_makes_no_sense_is_refused(text, why):
+    with pytest.raises(InputError, match=why):
+        Span.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", 1000),
+        ("skip_steps", 100),
+        ("skip_steps", -1),
+        ("inversion", "null-text"),
+        ("adain", "some"),
+        ("fresh_noise", 1.5),
+        ("mask_noise", -1.0),
+        ("mask_noise", float("nan")),
+        ("contrast", 0.0),
+        ("contrast", float("inf")),
+        ("guidance", float("nan")),
+        ("inversion_guidance", float("inf")),
+        ("structure_every", -5),
+        ("class_values", (0.1, 1.5)),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_option(field, value):
+    with pytest.raises(InputError, match="--" + field.replace("_", "-")):
+        choose("winter", {field: value})
+
+
+def test_recommended_settings_are_read_and_checked(tmp_path):
+    assert read_recommended(tmp_path) == {}
+    path = tmp_path / "recommended.json"
+    path.write_text(json.dumps({"steps": 50, "cross_attn_64": "5:40", "class_values": [0.2, 0.6]}))
+    assert read_recommended(tmp_path) == {"steps": 50, "cross_attn_64": Span(5, 40), "class_values": (0.2, 0.6)}
+    for text in ('{"stepps": 50}', "[1]", "{"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="recommended.json"):
+            read_recommended(tmp_path)
