@@ -1,0 +1,198 @@
+"""Stainloom's command line: parse arguments, call one function, report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from jobs import VERSION
+from jobs.options import METHOD_OPTIONS, read_method_options
+from jobs.report import Reporter
+from model.errors import InputError
+
+HERE = Path(os.path.relpath(Path(__file__).resolve().parent))
+DEMO_WEIGHTS = HERE / "demo" / "weights"
+EXAMPLES = HERE / "examples"
+PROMPT = "an immunohistochemistry image of epithelium and stroma"
+
+INTRODUCTION = """\
+New immunohistochemistry images that fit a label map pixel for pixel, from one real patch and its label map, with a
+plain Stable Diffusion 1.x and no training (Winter et al.). Without arguments, `generate` takes the example patch and
+the embedded demonstration weights; real work wants SD-1.5: --weights PATH, or a Hugging Face id."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage and leaving."""
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(prog="cli.py", description=INTRODUCTION, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"stainloom {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands.add_parser("generate", help="make new images", description=INTRODUCTION, allow_abbrev=False))
+    sample = commands.add_parser(
+        "sample", help="plain text-to-image, to see that weights are right", allow_abbrev=False
+    )
+    _add_sample(sample)
+    show = commands.add_parser("show", help="print the command that makes an image again", allow_abbrev=False)
+    show.add_argument("image", type=Path, metavar="IMAGE.png", help="an image that `generate` or `sample` wrote")
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("inputs and outputs")
+    files.add_argument("--origin", type=Path, metavar="IMAGE", help="patch whose appearance is taken (PNG, TIFF, …)")
+    files.add_argument("--origin-mask", type=Path, metavar="MASK", help="its label map, of the same size")
+    files.add_argument(
+        "--target-mask", type=Path, metavar="MASK", nargs="+", action="extend", help="label maps to make images for"
+    )
+    files.add_argument(
+        "--classes",
+        metavar="NAME=VALUE,…",
+        help="the classes in order, with their values in the masks, such as epithelium=0,stroma=255; needed where the "
+        "values are neither 0..C-1 nor 0 and 255",
+    )
+    files.add_argument(
+        "--save-latents", type=Path, metavar="FILE.safetensors", help="also keep the last latents, as tensor `latents`"
+    )
+    files.add_argument("--variants", default="1", metavar="N", help="images per mask, with seeds SEED, SEED+1, … (1)")
+    _add_shared(parser, files)
+    method = parser.add_argument_group(
+        "method",
+        "Defaults in brackets are those of the winter preset. Steps of ranges count from the first executed one; A:B "
+        "excludes B.",
+    )
+    method.add_argument("--preset", metavar="NAME", help="winter (the paper's method), or alaluf (its baseline)")
+    for option in METHOD_OPTIONS:
+        method.add_argument(option.flag, default=argparse.SUPPRESS, metavar=option.metavar, help=option.help)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    _add_shared(parser, parser.add_argument_group("weights and output"))
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to draw")
+    sampling.add_argument("--steps", default="50", metavar="T", help="DDIM steps (50)")
+    sampling.add_argument("--guidance", default="5", metavar="S", help="classifier-free guidance (5)")
+    sampling.add_argument("--size", default="512", metavar="PX", help="side, a multiple of 64 px (512)")
+
+
+def _add_shared(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup) -> None:
+    files.add_argument(
+        "--output", type=Path, default=Path("output"), metavar="PATH", help="a .png file or a folder (output)"
+    )
+    files.add_argument(
+        "--weights",
+        default=str(DEMO_WEIGHTS),
+        metavar="WEIGHTS",
+        help="SD-1.x as diffusers folder, single .safetensors file or Hugging Face id (the demonstration)",
+    )
+    files.add_argument("--seed", default="0", metavar="N", help="the same seed gives the same image (0)")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    machine.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16 (auto: fp16 on CUDA, else fp32)")
+    if parser.prog.endswith("generate"):
+        machine.add_argument("--impl", default="auto", help="of attention: auto, reference, torch or triton (auto)")
+
+
+def _whole(flag: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{flag} {text!r}: must be a whole number") from error
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from jobs import generate
+
+    given = (arguments.origin, arguments.origin_mask, arguments.target_mask)
+    if all(path is None for path in given):
+        given = (EXAMPLES / "ihc.png", EXAMPLES / "ihc_mask.png", [EXAMPLES / "target_a.png"])
+    if any(path is None for path in given):
+        raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
+    origin, origin_mask, target_masks = given
+    request = generate.Request(
+        origin=origin,
+        origin_mask=origin_mask,
+        target_masks=tuple(target_masks),
+        classes=arguments.classes,
+        output=arguments.output,
+        save_latents=arguments.save_latents,
+        weights=arguments.weights,
+        seed=_whole("--seed", arguments.seed),
+        variants=_whole("--variants", arguments.variants),
+        preset=arguments.preset,
+        options=read_method_options(vars(arguments)),
+        device=arguments.device,
+        dtype=arguments.dtype,
+        impl=arguments.impl,
+    )
+    with Reporter() as reporter:
+        for event in generate.run(request):
+            reporter.show(event)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from jobs import sample
+
+    try:
+        guidance = float(arguments.guidance)
+    except ValueError as error:
+        raise InputError(f"--guidance {arguments.guidance!r}: must be a number") from error
+    request = sample.Request(
+        prompt=arguments.prompt,
+        output=arguments.output,
+        weights=arguments.weights,
+        seed=_whole("--seed", arguments.seed),
+        steps=_whole("--steps", arguments.steps),
+        guidance=guidance,
+        size=_whole("--size", arguments.size),
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    with Reporter() as reporter:
+        for event in sample.run(request):
+            reporter.show(event)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from patches.record import changed_inputs, command_line, read_record
+
+    record = read_record(arguments.image)
+    print(command_line(record))
+    for name in changed_inputs(record):
+        print(f"note: {name} is missing or has changed since", file=sys.stderr)
+
+
+COMMANDS = {"generate": _generate, "sample": _sample, "show": _show}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 2 for bad input, 130 for an interrupt."""
+    try:
+        arguments = build_parser().parse_args(argv)
+        COMMANDS[arguments.command](arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished images are kept, nothing is half-written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

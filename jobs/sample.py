@@ -1,0 +1,74 @@
+"""`sample`: plain text-to-image, to see that weights are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import model
+from jobs import VERSION
+from jobs.resources import check_memory, choose_device, choose_dtype
+from model.errors import InputError
+from patches.images import write_png
+from patches.output import plan_outputs
+from patches.record import Record
+from sampler.generate import Progress
+from sampler.text_to_image import text_to_image
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of `sample`; ``size`` is the side in px."""
+
+    prompt: str
+    output: Path
+    weights: str
+    seed: int
+    steps: int
+    guidance: float
+    size: int
+    device: str
+    dtype: str
+
+
+def run(request: Request) -> Iterator[Progress | Path]:
+    """Sample one image; yields progress and, at last, the file's path. Raises InputError for bad input."""
+    if not 1 <= request.steps <= 999:
+        raise InputError(f"--steps {request.steps}: must be from 1 to 999")
+    if request.size < 64 or request.size % 64:
+        raise InputError(f"--size {request.size}: must be a multiple of 64 px")
+    if not 0 <= request.seed < 2**63:
+        raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
+    device = choose_device(request.device)
+    dtype = choose_dtype(request.dtype, device)
+    (planned,) = plan_outputs(request.output, ["sample"], 1, [])
+    loaded = model.load(request.weights, dtype=dtype, device=device)
+    check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
+    record = Record(
+        VERSION,
+        "sample",
+        {
+            "prompt": request.prompt,
+            "weights": request.weights,
+            "seed": request.seed,
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "size": request.size,
+            "device": request.device,
+            "dtype": request.dtype,
+            "output": str(planned.image),
+        },
+        details={"weights": loaded.name, "device": str(device), "torch": torch.__version__},
+    )
+    size = (request.size, request.size)
+    for event in text_to_image(
+        loaded, request.prompt, seed=request.seed, size=size, count=request.steps, scale=request.guidance
+    ):
+        if isinstance(event, Progress):
+            yield event
+        else:
+            write_png(planned.image, event.image, record.text())
+            yield planned.image
