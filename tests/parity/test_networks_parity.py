@@ -102,3 +102,33 @@ def test_parts_of_the_unet_make_up_the_whole(tiny):
     for level in (2, 1, 0):
         state = tiny.unet.advance(state, context, to_level=level)
     torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_half_types_are_as_accurate_as_diffusers_in_the_same_type(dtype, tiny_pair):
+    exact, _ = tiny_pair(torch.float64)
+    ours, theirs = tiny_pair(dtype)
+    z, context = randn(1, 2, 4, 16, 8, dtype=torch.float64), randn(2, 2, 77, 12, dtype=torch.float64)
+    image = randn(3, 1, 3, 64, 128, dtype=torch.float64).clamp(-1, 1)
+    cases = {
+        "unet": (
+            exact.unet(z, 400, context),
+            ours.unet(z.to(dtype), 400, context.to(dtype)),
+            theirs.unet(z.to(dtype), 400, context.to(dtype)).sample,
+        ),
+        "encoder": (
+            exact.vae.encode(image),
+            ours.vae.encode(image.to(dtype)),
+            theirs.vae.encode(image.to(dtype)).latent_dist.mode() * 0.18215,
+        ),
+        "decoder": (
+            exact.vae.decode(z),
+            ours.vae.decode(z.to(dtype)),
+            theirs.vae.decode(z.to(dtype) / 0.18215).sample,
+        ),
+    }
+    for name, (reference, mine, other) in cases.items():
+        assert mine.dtype == dtype
+        error, allowed = ((x.double() - reference).norm() / reference.norm() for x in (mine, other))
+        assert error <= 2 * allowed + torch.finfo(dtype).eps, f"{name}: {error:.2e}, diffusers {allowed:.2e}"

@@ -7,7 +7,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from sampler.ddim import denoise_step, move
+from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps
+from sampler.transfer import Conditioned
 
 SD_SCHEDULER = {
     "beta_start": 0.00085,
@@ -61,3 +63,26 @@ def test_inverting_a_step_is_what_diffusers_inverse_scheduler_does():
     step = steps(100)[40]
     expected = inverse.step(eps, step.t, x).prev_sample
     torch.testing.assert_close(move(x, eps, step.abar_prev, step.abar), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 20 * 100 * 2**-23)])
+@torch.no_grad()
+def test_our_noise_maps_lead_diffusers_back_along_the_trajectory(dtype, bound, tiny_pair):
+    """Inversion by ours, denoising by diffusers' UNet and scheduler; float32 rounds ~100 times in each of 20 steps."""
+    ours, theirs = tiny_pair(dtype)
+    generator = torch.Generator().manual_seed(2)
+    clean, noise = torch.randn(4, 8, 16, generator=generator), torch.randn(20, 4, 8, 16, generator=generator)
+    context = torch.randn(1, 77, ours.config.unet.context_width, generator=generator).to(dtype)
+    schedule = steps(20)
+    trajectory = ddpm_trajectory(clean.to(dtype), noise.to(dtype), schedule)
+    maps = dict(noise_maps(Conditioned(ours.unet, context), trajectory, schedule, 4))
+
+    scheduler = DDIMScheduler(**SD_SCHEDULER)
+    scheduler.alphas_cumprod = cumulative_alphas().double()
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(20)
+    x = trajectory[4][None]
+    for i in range(4, 19):
+        eps = theirs.unet(x, schedule[i].t, encoder_hidden_states=context).sample
+        x = scheduler.step(eps, schedule[i].t, x, eta=1.0, variance_noise=maps[i][None]).prev_sample.to(dtype)
+        assert (x[0] - trajectory[i + 1]).norm() <= bound * trajectory[i + 1].norm()
