@@ -17,7 +17,7 @@ from model.errors import InputError
 
 HERE = Path(os.path.relpath(Path(__file__).resolve().parent))
 DEMO_WEIGHTS = HERE / "demo" / "weights"
-EXAMPLES = HERE / "examples"
+SMALL = HERE / "examples" / "small"
 PROMPT = "an immunohistochemistry image of epithelium and stroma"
 
 INTRODUCTION = """\
@@ -116,7 +116,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     given = (arguments.origin, arguments.origin_mask, arguments.target_mask)
     if all(path is None for path in given):
-        given = (EXAMPLES / "ihc.png", EXAMPLES / "ihc_mask.png", [EXAMPLES / "target_a.png"])
+        given = (SMALL / "ihc.png", SMALL / "ihc_mask.png", [SMALL / "target_a.png"])
     if any(path is None for path in given):
         raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
     origin, origin_mask, target_masks = given

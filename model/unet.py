@@ -1,13 +1,13 @@
 """The denoising UNet of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), in parts that can be run apart.
 
-``encode`` runs the down blocks and the middle, ``advance`` some up blocks, ``decode`` the rest; a state between
-them is a value, so that passes which agree up to some layer share the work before it. Where a decoder layer
+``encode`` runs the down blocks and the middle, ``advance`` the decoder up to some layer, ``decode`` the rest; a state
+between them is a value, so that passes which agree up to some layer share the work before it. Where a decoder layer
 takes its keys and values from is an argument of the call (`Source`), never state of the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -59,12 +59,15 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """The UNet between two up blocks: features ``h`` [B, C, H, W], what the down path left, time [B, 4·w0]."""
+    """The UNet within its decoder: features ``h`` [B, C, H, W], what the down path left, time [B, 4·w0].
+
+    ``before`` is the layer whose resnet has run and whose attention comes next; None before the first.
+    """
 
     h: Tensor
     skips: tuple[Tensor, ...]
     time: Tensor
-    next_block: int
+    before: Layer | None
 
 
 class DownBlock(nn.Module):
@@ -162,60 +165,84 @@ class UNet(nn.Module):
                 skips.append(h)
         first, second = self.mid_block.resnets
         h = second(self.mid_block.attentions[0](first(h, time), context), time)
-        return State(h, tuple(skips), time, next_block=0)
+        return State(h, tuple(skips), time, before=None)
 
-    def advance(self, state: State, context: Tensor, *, to_level: int, free_u: FreeU | None = None) -> State:
-        """Run up blocks until the next is the one at ``to_level``: what passes that differ only from there share."""
-        state, _ = self._up(state, context, self.config.levels - 1 - to_level, None, free_u, [])
+    def advance(self, state: State, context: Tensor, *, until: Layer, free_u: FreeU | None = None) -> State:
+        """Run the decoder up to the attention of ``until``: what passes that differ only from there on share."""
+        state, _ = self._up(state, context, None, free_u, [], until)
         return state
 
     def decode(
         self, state: State, context: Tensor, *, source: Source | None = None, free_u: FreeU | None = None
     ) -> Tensor:
-        """The remaining up blocks and the output convolution: noise prediction [B, 4, h, w]."""
-        state, _ = self._up(state, context, self.config.levels, source, free_u, [])
-        return self.conv_out(F.silu(self.conv_norm_out(state.h)))
+        """The rest of the decoder and the output convolution: noise prediction [B, 4, h, w]."""
+        state, _ = self._up(state, context, source, free_u, [], None)
+        return self._out(state)
+
+    def record(
+        self, z: Tensor, t: int | Tensor, context: Tensor, levels: Iterable[int], *, free_u: FreeU | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Noise prediction [B, 4, h, w], and the decoder's self-attention keys and values at ``levels`` on the way."""
+        state = self.encode(z, t, context)
+        state, recorded = self._up(state, context, None, free_u, self.layers(levels), None)
+        return self._out(state), recorded
 
     def keys_values(
         self, z: Tensor, t: int | Tensor, context: Tensor, levels: Iterable[int], *, free_u: FreeU | None = None
-    ) -> dict[Layer, KeyValue]:
-        """Keys and values of the decoder's self-attention at ``levels``; the pass ends at the last of them."""
+    ) -> KeysValues:
+        """The decoder's self-attention keys and values at ``levels`` alone: the pass ends at the last of them."""
         wanted = self.layers(levels)
         if not wanted:
             return {}
-        _, recorded = self._up(self.encode(z, t, context), context, self.config.levels, None, free_u, wanted)
-        return recorded
+        state = self.encode(z, t, context)
+        state, recorded = self._up(state, context, None, free_u, wanted[:-1], wanted[-1])
+        return {**recorded, wanted[-1]: self._attention(wanted[-1]).keys_values(state.h)}
+
+    def _order(self) -> list[Layer]:
+        positions = range(self.config.layers_per_block + 1)
+        return [Layer(level, position) for level in reversed(range(self.config.levels)) for position in positions]
+
+    def _block(self, level: int) -> UpBlock:
+        return cast(UpBlock, self.up_blocks[self.config.levels - 1 - level])
+
+    def _attention(self, layer: Layer) -> SpatialTransformer:
+        return cast(SpatialTransformer, self._block(layer.level).attentions[layer.position])
+
+    def _out(self, state: State) -> Tensor:
+        return self.conv_out(F.silu(self.conv_norm_out(state.h)))
 
     def _up(
         self,
         state: State,
         context: Tensor,
-        stop: int,
         source: Source | None,
         free_u: FreeU | None,
-        wanted: list[Layer],
+        wanted: Container[Layer],
+        until: Layer | None,
     ) -> tuple[State, dict[Layer, KeyValue]]:
+        """Run the decoder to the attention of ``until`` or, for None, to the end; record ``wanted`` layers."""
         h, skips = state.h, list(state.skips)
         context = context.expand(h.shape[0], -1, -1)
         recorded: dict[Layer, KeyValue] = {}
-        for number in range(state.next_block, stop):
-            block, level = cast(UpBlock, self.up_blocks[number]), self.config.levels - 1 - number
-            if free_u is not None:
-                h = free_u.apply(h, number)
-            for index, resnet in enumerate(block.resnets):
-                h = resnet(torch.cat([h, skips.pop()], dim=1), state.time)
-                if not block.attentions:
-                    continue
-                attention, layer = cast(SpatialTransformer, block.attentions[index]), Layer(level, index)
+        order = self._order()
+        for layer in order if state.before is None else order[order.index(state.before) :]:
+            block = self._block(layer.level)
+            if layer != state.before:
+                if free_u is not None and layer.position == 0:
+                    h = free_u.apply(h, self.config.levels - 1 - layer.level)
+                h = block.resnets[layer.position](torch.cat([h, skips.pop()], dim=1), state.time)
+            if layer == until:
+                break
+            if block.attentions:
+                attention = self._attention(layer)
                 given: KeyValue | Borrowed | None = None if source is None else source.at(layer)
                 if layer in wanted:
                     given = recorded[layer] = attention.keys_values(h)
-                    if len(recorded) == len(wanted):
-                        return state, recorded
                 h = attention(h, context, given)
-            for upsample in block.upsamplers:
-                h = upsample(h)
-        return replace(state, h=h, skips=tuple(skips), next_block=stop), recorded
+            if layer.position == self.config.layers_per_block:
+                for upsample in block.upsamplers:
+                    h = upsample(h)
+        return replace(state, h=h, skips=tuple(skips), before=until), recorded
 
 
 def _resnet(config: UNetConfig, in_channels: int, out_channels: int) -> ResnetBlock:

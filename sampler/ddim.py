@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
+from model.unet import KeysValues
 from sampler.schedule import Step
 
-Denoiser = Callable[[Tensor, "int | Tensor"], Tensor]
-"""Noise prediction: latents [B, 4, h, w] and timestep(s) -> eps [B, 4, h, w]."""
+
+class Denoiser(Protocol):
+    """Noise prediction: latents [B, 4, h, w] and timestep(s) -> eps [B, 4, h, w]."""
+
+    def __call__(self, z: Tensor, t: int | Tensor) -> Tensor:
+        """The prediction alone."""
+
+    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
+        """The prediction, and the decoder's self-attention keys and values at ``levels``."""
 
 
 def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:

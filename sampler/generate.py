@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import Implementation
 from model import StableDiffusion
 from model.free_u import FreeU
-from sampler.inversion import Branch, Inverter
+from sampler.inversion import Branch, Inverter, Lending
 from sampler.masks import latent_labels, structure_image, unmatched_classes
 from sampler.schedule import steps
 from sampler.settings import Settings
@@ -140,15 +140,16 @@ def generate(
     inverting = Guided(text, condition(model, "", free_u), settings.inversion_guidance)
     inverter = Inverter(inverting, text, settings, schedule)
     stochastic = settings.inversion == "ddpm"
-    specification = (
-        (origin_latents, noise.origin, stochastic and settings.redenoise),
-        (structure_latents, noise.target, stochastic and (settings.redenoise or settings.fresh_noise < 1.0)),
+    needs_maps = stochastic and (settings.redenoise or settings.fresh_noise < 1.0)
+    specification: tuple[tuple[Tensor, Tensor, bool, Lending], ...] = (
+        (origin_latents, noise.origin, stochastic and settings.redenoise, {}),
+        (structure_latents, noise.target, needs_maps, settings.structure_lending()),
     )
-    total = sum(inverter.calls(maps=maps) for _, _, maps in specification)
+    total = sum(inverter.calls(maps=maps) for _, _, maps, _ in specification)
     branches: list[Branch] = []
     done = 0
-    for clean, drawn, maps in specification:
-        for item in inverter.branch(clean, drawn.to(device, exact), maps=maps):
+    for clean, drawn, maps, lending in specification:
+        for item in inverter.branch(clean, drawn.to(device, exact), maps=maps, lending=lending):
             if isinstance(item, Branch):
                 branches.append(item)
             else:
@@ -160,14 +161,21 @@ def generate(
         step_noise = mix_noise(structure.maps, noise.fresh.to(device, exact), settings.fresh_noise)
     origin_labels, target_labels = (labels.to(device) for labels in patch.latent_labels(factor))
     inputs = Inputs(
-        origin.trajectory, structure.trajectory, step_noise, origin_labels, target_labels, patch.num_classes
+        origin.trajectory,
+        structure.trajectory,
+        step_noise,
+        structure.lends,
+        origin_labels,
+        target_labels,
+        patch.num_classes,
     )
 
-    yield Progress("denoise", 0, settings.executed)
+    remaining = settings.executed - settings.untouched
+    yield Progress("denoise", 0, remaining)
     z = structure_latents[None]
     for done, step in enumerate(transfer(text, inputs, settings, schedule, impl), start=1):
         z = step
-        yield Progress("denoise", done, settings.executed)
+        yield Progress("denoise", done, remaining)
 
     yield Progress("decode", 0, 1)
     image = to_pixels(model.vae.decode(z.to(dtype)))

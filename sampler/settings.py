@@ -126,6 +126,25 @@ class Settings:
         counter = j - self.counter_lag
         return self.structure_every > 0 and counter < self.structure_until and counter % self.structure_every == 0
 
+    def structure_lending(self) -> dict[int, tuple[int, ...]]:
+        """The levels whose keys and values the structure lends, by step i, at the steps that take them from it."""
+        lending = {j: self.swapped_levels(j) for j in range(self.executed) if self.borrows_from_structure(j)}
+        return {self.first_step + j: levels for j, levels in lending.items() if levels}
+
+    @property
+    def untouched(self) -> int:
+        """Executed steps, from the first, that need no computing: z_out is still a trajectory that is known.
+
+        So it is up to the first swap or AdaIN, if the structure's own noise alone drives it and the inversion used the
+        prediction that denoising uses (method.md, "What is exact and may be saved"). The last step takes no noise,
+        which the known trajectory does, and is always computed.
+        """
+        followed = self.redenoise or (self.inversion == "ddpm" and self.inversion_guidance == 1.0)
+        if not followed or self.fresh_noise > 0.0:
+            return 0
+        touching = (j for j in range(self.executed) if self.swapped_levels(j) or self.adain_classes(j, 1))
+        return min(next(touching, self.executed), self.executed - 1)
+
     def alpha(self, j: int) -> float | None:
         """alpha_j of step 4, or None outside the guided steps.
 

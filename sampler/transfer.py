@@ -5,7 +5,7 @@ Sources: Winter et al. (equations 1 to 3, sections 2.3 and 2.4); Alaluf et al., 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels import Implementation, masked_adain
 from model.free_u import FreeU
-from model.unet import Source, UNet
+from model.unet import KeysValues, Source, UNet
 from sampler.ddim import denoise_step
 from sampler.schedule import Step
 from sampler.settings import Settings
@@ -34,6 +34,15 @@ class Conditioned:
         """Noise prediction [B, 4, h, w] in the type of ``z``."""
         return self.unet(z.to(self.context.dtype), t, self.context, free_u=self.free_u).to(z.dtype)
 
+    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
+        """As a call, with the keys and values at ``levels`` beside the prediction."""
+        eps, recorded = self.unet.record(z.to(self.context.dtype), t, self.context, levels, free_u=self.free_u)
+        return eps.to(z.dtype), recorded
+
+    def lend(self, z: Tensor, t: int, levels: Sequence[int]) -> KeysValues:
+        """The keys and values at ``levels`` alone, which costs less than a whole pass."""
+        return self.unet.keys_values(z.to(self.context.dtype), t, self.context, levels, free_u=self.free_u)
+
 
 @dataclass(frozen=True)
 class Guided:
@@ -45,10 +54,18 @@ class Guided:
 
     def __call__(self, z: Tensor, t: int | Tensor) -> Tensor:
         """Noise prediction [B, 4, h, w]; a scale of 1 costs one network call, any other two."""
+        return self._guide(z, t, self.text(z, t))
+
+    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
+        """As a call, with the keys and values of the text-conditioned pass at ``levels``."""
+        text, recorded = self.text.record(z, t, levels)
+        return self._guide(z, t, text), recorded
+
+    def _guide(self, z: Tensor, t: int | Tensor, text: Tensor) -> Tensor:
         if self.scale == 1.0:
-            return self.text(z, t)
+            return text
         base = self.unconditional(z, t)
-        return base + self.scale * (self.text(z, t) - base)
+        return base + self.scale * (text - base)
 
 
 @dataclass(frozen=True)
@@ -56,12 +73,14 @@ class Inputs:
     """All that the denoising starts from. Trajectories are [T + 1, 4, ·, ·], noise maps [T, 4, h', w'] or None.
 
     ``origin`` and ``structure`` hold x_0 … x_T (entries before the first executed step are not read), ``noise`` the
-    maps w_i already mixed with fresh noise (None: deterministic steps). Label maps are at latent resolution.
+    maps w_i already mixed with fresh noise (None: deterministic steps), ``structure_lends`` what the inversion has
+    kept of the structure's keys and values, by step i. Label maps are at latent resolution.
     """
 
     origin: Tensor
     structure: Tensor
     noise: Tensor | None
+    structure_lends: Mapping[int, KeysValues]
     origin_labels: Tensor
     target_labels: Tensor
     num_classes: int
@@ -76,37 +95,46 @@ def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:
 def transfer(
     denoiser: Conditioned, inputs: Inputs, settings: Settings, schedule: Sequence[Step], impl: Implementation
 ) -> Iterator[Tensor]:
-    """Yield z_out [1, 4, h', w'] after each executed step; the last one is the result's latents."""
+    """Yield z_out [1, 4, h', w'] after each step that has to be computed; the last is the result's latents.
+
+    The first ``settings.untouched`` executed steps lead along the structure's own trajectory and are not repeated.
+    """
     first = settings.first_step
-    z = inputs.structure[first][None]
-    for j, i in enumerate(range(first, len(schedule))):
-        branch = inputs.structure if settings.borrows_from_structure(j) else inputs.origin
-        levels = settings.swapped_levels(j)
-        eps = _predict(denoiser, z, branch[i][None], schedule[i].t, levels, settings, settings.alpha(j), impl)
+    z = inputs.structure[first + settings.untouched][None]
+    for i in range(first + settings.untouched, len(schedule)):
+        j = i - first
+        source = _borrow(denoiser, inputs, settings, i, schedule[i].t, impl)
+        eps = _predict(denoiser, z, schedule[i].t, source, settings.alpha(j))
         noise = None if inputs.noise is None or i == len(schedule) - 1 else inputs.noise[i][None]
         z = denoise_step(z, eps, schedule[i], noise)
         z = _match_statistics(z, inputs, inputs.origin[i + 1][None], settings, j, impl)
         yield z
 
 
-def _predict(
-    denoiser: Conditioned,
-    z: Tensor,
-    lender: Tensor,
-    t: int,
-    levels: Sequence[int],
-    settings: Settings,
-    alpha: float | None,
-    impl: Implementation,
-) -> Tensor:
-    """The guided noise prediction of steps 1 to 4; ``lender`` is the latents whose keys and values are swapped in."""
+def _borrow(
+    denoiser: Conditioned, inputs: Inputs, settings: Settings, i: int, t: int, impl: Implementation
+) -> Source | None:
+    """The keys and values swapped in at step i, from the origin or the structure; None at steps without a swap."""
+    j = i - settings.first_step
+    levels = settings.swapped_levels(j)
     if not levels:
+        return None
+    if not settings.borrows_from_structure(j):
+        lent = denoiser.lend(inputs.origin[i][None], t, levels)
+    elif i in inputs.structure_lends:
+        lent = inputs.structure_lends[i]
+    else:
+        lent = denoiser.lend(inputs.structure[i][None], t, levels)
+    return Source(lent, settings.contrast, impl)
+
+
+def _predict(denoiser: Conditioned, z: Tensor, t: int, source: Source | None, alpha: float | None) -> Tensor:
+    """The guided noise prediction of steps 1 to 4. The two passes part at the first layer that borrows."""
+    if source is None:
         return denoiser(z, t)
     unet, context, free_u = denoiser.unet, denoiser.context, denoiser.free_u
-    keys_values = unet.keys_values(lender.to(context.dtype), t, context, levels, free_u=free_u)
-    source = Source(keys_values, settings.contrast, impl)
     shared = unet.encode(z.to(context.dtype), t, context)
-    shared = unet.advance(shared, context, to_level=max(levels), free_u=free_u)
+    shared = unet.advance(shared, context, until=next(iter(source.keys_values)), free_u=free_u)
     eps_cross = unet.decode(shared, context, source=source, free_u=free_u).to(z.dtype)
     if alpha is None:
         return eps_cross

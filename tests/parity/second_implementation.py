@@ -1,7 +1,7 @@
 """method.md once more, read straight from the page and built on diffusers modules, to check the product against.
 
-Nothing of the product's sampler, kernels or networks is used. It is slow and plain on purpose: every branch is
-run at every step, every attention map is held, nothing is saved or shared.
+Nothing of the product's sampler, kernels or networks is used. It is slow and plain on purpose: every attention map
+is held, whole passes are run where parts would do, nothing is shared between them.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class SecondImplementation:
             if o["inversion"] == "ddpm":
                 for i in range(T):
                     x[name][i] = math.sqrt(abar[t[i]]) * z0[name] + math.sqrt(1 - abar[t[i]]) * drawn[name][i]
-                for i in range(T - 1):
+                for i in range(T - 1 if name == "structure" or o["redenoise"] else 0):
                     e = eps_inv(x[name][i], t[i])
                     w[name][i] = (x[name][i + 1] - mu(x[name][i], e, t[i])) / math.sqrt(sigma2(t[i]))
             else:
@@ -199,8 +199,6 @@ class SecondImplementation:
             if o["cross_32"][0] <= counter < o["cross_32"][1]:
                 levels.append(1)
             from_structure = o["structure_every"] and counter % o["structure_every"] == 0 and counter < 40
-            eps_origin = self.eps(z_origin, t[i], context)
-            eps_structure = self.eps(z_structure, t[i], context)
             self.eps(z_structure if from_structure else z_origin, t[i], context, mode="record")
             eps_cross = self.eps(z_out, t[i], context, mode="swap", levels=levels, contrast=o["contrast"])
             eps_self = self.eps(z_out, t[i], context)
@@ -212,8 +210,9 @@ class SecondImplementation:
                 noise = math.sqrt(1 - o["fresh_noise"]) * noise + math.sqrt(o["fresh_noise"]) * fresh[i]
             sigma = math.sqrt(sigma2(t[i]))
             z_out = mu(z_out, eps, t[i]) + sigma * noise
-            z_origin = mu(z_origin, eps_origin, t[i]) + sigma * w["origin"][i]
-            z_structure = mu(z_structure, eps_structure, t[i]) + sigma * w["structure"][i]
+            if o["redenoise"]:
+                z_origin = mu(z_origin, self.eps(z_origin, t[i], context), t[i]) + sigma * w["origin"][i]
+                z_structure = mu(z_structure, self.eps(z_structure, t[i], context), t[i]) + sigma * w["structure"][i]
             reference = z_origin if o["redenoise"] else x["origin"][i + 1]
             if o["adain_range"][0] <= j < o["adain_range"][1]:
                 if o["adain"] == "global":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.layers import GEGLU, Downsample, ResnetBlock, SpatialTransformer, TimestepMLP, Upsample, timestep_embedding
+from model.unet import Source
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -99,8 +100,9 @@ def test_parts_of_the_unet_make_up_the_whole(tiny):
     z, context = randn(1, 1, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
     whole = tiny.unet(z, 300, context)
     state = tiny.unet.encode(z, 300, context)
-    for level in (2, 1, 0):
-        state = tiny.unet.advance(state, context, to_level=level)
+    for layer in tiny.unet.layers((2, 1, 0)):
+        state = tiny.unet.advance(state, context, until=layer)
+        torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
     torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
 
 
@@ -132,3 +134,21 @@ def test_half_types_are_as_accurate_as_diffusers_in_the_same_type(dtype, tiny_pa
         assert mine.dtype == dtype
         error, allowed = ((x.double() - reference).norm() / reference.norm() for x in (mine, other))
         assert error <= 2 * allowed + torch.finfo(dtype).eps, f"{name}: {error:.2e}, diffusers {allowed:.2e}"
+
+
+@torch.no_grad()
+def test_recorded_keys_and_values_are_those_of_the_pass_and_change_nothing(tiny):
+    z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
+    whole = tiny.unet(z, 300, context)
+    eps, recorded = tiny.unet.record(z, 300, context, (0, 1))
+    alone = tiny.unet.keys_values(z, 300, context, (0, 1))
+    torch.testing.assert_close(eps, whole, rtol=0, atol=0)
+    assert list(recorded) == list(alone) == tiny.unet.layers((0, 1))
+    for layer, (key, value) in recorded.items():
+        torch.testing.assert_close(alone[layer].key, key, rtol=0, atol=0)
+        torch.testing.assert_close(alone[layer].value, value, rtol=0, atol=0)
+    # Lent back to the same latents without contrast, they are the layers' own.
+    again = tiny.unet(z, 300, context, source=Source(recorded, 1.0, "torch"))
+    torch.testing.assert_close(again, whole)
+    other = tiny.unet(z.flip(0), 300, context, source=Source(recorded, 1.0, "torch"))
+    assert (other - tiny.unet(z.flip(0), 300, context)).norm() > 1e-3 * other.norm()

@@ -75,7 +75,7 @@ def test_our_noise_maps_lead_diffusers_back_along_the_trajectory(dtype, bound, t
     context = torch.randn(1, 77, ours.config.unet.context_width, generator=generator).to(dtype)
     schedule = steps(20)
     trajectory = ddpm_trajectory(clean.to(dtype), noise.to(dtype), schedule)
-    maps = dict(noise_maps(Conditioned(ours.unet, context), trajectory, schedule, 4))
+    maps = {i: w for i, w, _ in noise_maps(Conditioned(ours.unet, context), trajectory, schedule, 4, {})}
 
     scheduler = DDIMScheduler(**SD_SCHEDULER)
     scheduler.alphas_cumprod = cumulative_alphas().double()

@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from model.layers import KeyValue
+from model.unet import Layer
 from sampler.ddim import denoise_step, move, predict_clean
 from sampler.inversion import Branch, Inverter, ddim_trajectory, ddpm_trajectory, noise_maps, redenoise
 from sampler.schedule import steps
-from sampler.settings import Settings
+from sampler.settings import Settings, Span
 
 
-def denoiser(z, t):
-    """A smooth stand-in for a network that depends on latents and timestep."""
-    time = torch.as_tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
-    return torch.tanh(0.7 * z + time) + 0.1 * z.roll(1, dims=-1)
+class Smooth:
+    """A stand-in for a network that depends on latents and timestep; as keys and values it lends the latents."""
+
+    def __call__(self, z, t):
+        time = torch.as_tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
+        return torch.tanh(0.7 * z + time) + 0.1 * z.roll(1, dims=-1)
+
+    def record(self, z, t, levels):
+        return self(z, t), {Layer(level, 0): KeyValue(z, -z) for level in levels}
+
+
+denoiser = Smooth()
 
 
 def randn(*shape, seed=0):
@@ -23,9 +35,10 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
     trajectory = ddpm_trajectory(clean, randn(20, 4, 8, 8, seed=1), schedule)
     for first in (0, 6, 18):
         maps = torch.full((20, 4, 8, 8), torch.nan, dtype=torch.float64)
-        for i, w in noise_maps(denoiser, trajectory, schedule, first):
+        for i, w, _ in noise_maps(denoiser, trajectory, schedule, first, {}):
             maps[i] = w
-        visited = dict(redenoise(denoiser, Branch(trajectory, maps), schedule, first))
+        again = redenoise(denoiser, Branch(trajectory, maps), schedule, first, {})
+        visited = {i + 1: x for i, x, _ in again}
         for i in range(first + 1, 20):
             torch.testing.assert_close(visited[i], trajectory[i], rtol=1e-9, atol=1e-9)
         # The last step takes no noise, so it ends where the network leads, not at the clean latents.
@@ -42,9 +55,9 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
 def test_noise_maps_do_not_depend_on_the_batch(monkeypatch):
     schedule = steps(10)
     trajectory = ddpm_trajectory(randn(4, 8, 8), randn(10, 4, 8, 8, seed=1), schedule)
-    together = dict(noise_maps(denoiser, trajectory, schedule, 2))
+    together = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {})}
     monkeypatch.setattr("sampler.inversion.BATCH", 1)
-    alone = dict(noise_maps(denoiser, trajectory, schedule, 2))
+    alone = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {})}
     assert sorted(together) == sorted(alone) == list(range(2, 9))
     for i in alone:
         torch.testing.assert_close(together[i], alone[i], rtol=1e-12, atol=1e-12)
@@ -75,7 +88,9 @@ def test_a_branch_takes_as_many_steps_as_announced():
     schedule = steps(12)
     cases = [
         (Settings(steps=12, skip_steps=3), False, 0),
-        (Settings(steps=12, skip_steps=3), True, 8),
+        (Settings(steps=12, skip_steps=3, cross_attn_64=Span(0, 9)), True, 8),
+        (Settings(steps=12, skip_steps=3, cross_attn_64=Span(5, 9), cross_attn_32=None), True, 3),
+        (Settings(steps=12, skip_steps=3, cross_attn_64=Span(5, 9), fresh_noise=0.5), True, 8),
         (Settings(steps=12, skip_steps=3, redenoise=True), True, 8 + 9),
         (Settings(steps=12, inversion="ddim"), False, 12),
     ]
@@ -84,3 +99,18 @@ def test_a_branch_takes_as_many_steps_as_announced():
         *taken, last = list(inverter.branch(randn(4, 8, 8), randn(12, 4, 8, 8, seed=1), maps=maps))
         assert isinstance(last, Branch)
         assert len(taken) == inverter.calls(maps=maps) == expected
+
+
+def test_keys_and_values_are_kept_of_just_the_steps_and_levels_asked_for():
+    schedule, lending = steps(12), {5: (0, 1), 6: (0,), 11: (1,)}
+    settings = Settings(steps=12, skip_steps=3, cross_attn_64=Span(0, 9))
+    for again in (False, True):
+        inverter = Inverter(denoiser, denoiser, replace(settings, redenoise=again), schedule)
+        *_, branch = inverter.branch(randn(4, 8, 8), randn(12, 4, 8, 8, seed=1), maps=True, lending=lending)
+        # No noise map is computed at the last step, so only denoising again comes by its keys.
+        expected = lending if again else {5: (0, 1), 6: (0,)}
+        assert {i: tuple(sorted(layer.level for layer in kept)) for i, kept in branch.lends.items()} == expected
+        for i, kept in branch.lends.items():
+            for key, value in kept.values():
+                torch.testing.assert_close(key[0], branch.trajectory[i], rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(value, -key)

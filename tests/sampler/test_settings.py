@@ -38,6 +38,17 @@ def test_alpha_falls_linearly_over_all_executed_steps_and_acts_between_the_range
     assert replace(settings, cross_attn_64=None, cross_attn_32=None).alpha(20) is None
 
 
+def test_steps_before_the_first_change_are_known_and_need_no_computing():
+    winter = PRESETS["winter"]
+    assert winter.untouched == 10
+    assert PRESETS["alaluf"].untouched == 11
+    assert replace(winter, adain_range=Span(3, 100)).untouched == 3
+    assert replace(winter, cross_attn_64=None, cross_attn_32=None, adain="none").untouched == 67, "never the last step"
+    for changed in ({"fresh_noise": 0.1}, {"inversion_guidance": 3.5}, {"inversion": "ddim"}):
+        assert replace(winter, **changed).untouched == 0
+    assert list(winter.structure_lending()) == [42, 47, 52, 57, 62, 67]
+
+
 def test_greys_run_from_a_tenth_to_a_half():
     assert Settings().greys(2) == pytest.approx((0.1, 0.5))
     assert Settings().greys(3) == pytest.approx((0.1, 0.3, 0.5))
