@@ -74,7 +74,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument("--preset", metavar="NAME", help="winter (the paper's method), or alaluf (its baseline)")
     for option in METHOD_OPTIONS:
-        method.add_argument(option.flag, default=argparse.SUPPRESS, metavar=option.metavar, help=option.help)
+        if option.metavar is None:
+            method.add_argument(
+                option.flag, default=argparse.SUPPRESS, action="store_const", const="yes", help=option.help
+            )
+        else:
+            method.add_argument(option.flag, default=argparse.SUPPRESS, metavar=option.metavar, help=option.help)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

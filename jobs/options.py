@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import InputError
-from sampler.settings import ADAIN_MODES, INVERSIONS, Settings, Span
+from sampler.settings import ADAIN_MODES, Settings, Span
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field of `Settings` as an option. ``parse`` raises InputError or ValueError for text it cannot read."""
+    """One field of `Settings` as an option. ``parse`` raises InputError or ValueError for text it cannot read.
+
+    An option without ``metavar`` is a flag: it takes no text, and giving it means True.
+    """
 
     field: str
     parse: Callable[[str], Any]
-    metavar: str
+    metavar: str | None
     help: str
-    choices: tuple[str, ...] | None = None
 
     @property
     def flag(self) -> str:
@@ -43,12 +45,12 @@ METHOD_OPTIONS = (
     Option("prompt", str, "TEXT", "text condition of every network call"),
     Option("steps", int, "T", "steps of the whole schedule (100)"),
     Option("skip_steps", int, "S", "noisiest steps left out (32 with ddpm, 0 with ddim)"),
-    Option("inversion", str, "MODE", "ddpm: edit-friendly noise maps; ddim: deterministic", INVERSIONS),
+    Option("inversion", str, "MODE", "ddpm: edit-friendly noise maps; ddim: deterministic"),
     Option("inversion_guidance", float, "S", "classifier-free guidance of the inversion (1)"),
     Option("cross_attn_64", optional_span, "A:B", "steps that swap keys and values at latent resolution (10:90)"),
     Option("cross_attn_32", optional_span, "A:B", "the same at half of it (10:70); `none` swaps at no step"),
     Option("adain_range", Span.parse, "A:B", "steps that match statistics (20:100)"),
-    Option("adain", str, "MODE", "whose statistics a step matches: " + ", ".join(ADAIN_MODES), ADAIN_MODES),
+    Option("adain", str, "MODE", "whose statistics a step matches: " + ", ".join(ADAIN_MODES)),
     Option("guidance", float, "A", "how far the prediction moves from self- towards cross-attention's (3.5)"),
     Option("contrast", float, "BETA", "contrast of the swapped attention, 1 is off (1.67)"),
     Option("structure_every", int, "N", "every Nth step swaps in the mask's own keys instead, 0 never (5)"),
@@ -56,6 +58,8 @@ METHOD_OPTIONS = (
     Option("class_values", greys, "G,G,…", "greys that paint the classes (0.1,0.5 for two)"),
     Option("mask_noise", float, "VAR", "variance of the noise on the painted mask (0.0001)"),
     Option("fresh_noise", float, "F", "share of fresh noise in each step, 0 to 1 (0, the paper's method)"),
+    Option("restrict_attention", bool, None, "swapped attention sees the query's own class alone (an extension)"),
+    Option("adain_features", bool, None, "match its output's statistics class by class too (an extension)"),
 )
 
 
@@ -79,9 +83,9 @@ def read_method_options(texts: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def as_arguments(settings: Settings) -> dict[str, str]:
-    """Every method option of ``settings`` as text that `Option.parse` reads back to the same value, by flag name."""
-    result = {}
+def as_arguments(settings: Settings) -> dict[str, str | bool]:
+    """Every method option of ``settings`` by flag name: flags as bool, others as text that reads back the same."""
+    result: dict[str, str | bool] = {}
     for option in METHOD_OPTIONS:
         value = getattr(settings, option.field)
         if option.field == "skip_steps":
@@ -90,5 +94,6 @@ def as_arguments(settings: Settings) -> dict[str, str]:
             if value is None:
                 continue
             value = ",".join(repr(grey) for grey in value)
-        result[option.flag.removeprefix("--")] = "none" if value is None else str(value)
+        text = value if option.metavar is None else "none" if value is None else str(value)
+        result[option.flag.removeprefix("--")] = text
     return result

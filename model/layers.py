@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from kernels import Implementation, cross_image_attention
+from kernels import Implementation, adain_features, cross_image_attention
 
 
 class KeyValue(NamedTuple):
@@ -27,16 +27,50 @@ class KeyValue(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Classes:
+    """Classes 0..num_classes-1 of a layer's queries [N] and of the keys it borrows [N'], int64.
+
+    With ``restrict`` queries attend to keys of their own class alone; with ``match`` the output takes, class by class,
+    the statistics of the borrowed values (`kernels.adain_features`).
+    """
+
+    query: Tensor
+    key: Tensor
+    num_classes: int
+    restrict: bool
+    match: bool
+
+
+@dataclass(frozen=True)
 class Borrowed:
     """Keys and values that a self-attention layer uses in place of its own (cross-image attention).
 
-    ``contrast`` is beta of method step 3, ``impl`` the implementation asked of ``kernels``.
-    A batch of 1 serves every image of the batch.
+    ``contrast`` is beta of method step 3, ``impl`` the implementation asked of ``kernels``; ``classes`` None treats all
+    positions alike. A batch of 1 serves every image of the batch.
     """
 
     key_value: KeyValue
     contrast: float
     impl: Implementation
+    classes: Classes | None = None
+
+    def attend(self, q: Tensor) -> Tensor:
+        """Queries [B, h, N, D] -> output [B, h, N, D]."""
+        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in self.key_value)
+        if self.classes is None:
+            return cross_image_attention(q, k, v, contrast=self.contrast, impl=self.impl)
+        result = cross_image_attention(
+            q,
+            k,
+            v,
+            contrast=self.contrast,
+            query_labels=self.classes.query,
+            key_labels=self.classes.key,
+            num_classes=self.classes.num_classes,
+            restrict=self.classes.restrict,
+            impl=self.impl,
+        )
+        return adain_features(result, self.classes.query, impl=self.impl) if self.classes.match else result.out
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -132,8 +166,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue | Borrowed) -> Tensor:
         q = self.split(self.to_q(x))
         if isinstance(key_value, Borrowed):
-            k, v = (t.expand(q.shape[0], -1, -1, -1) for t in key_value.key_value)
-            out = cross_image_attention(q, k, v, contrast=key_value.contrast, impl=key_value.impl)
+            out = key_value.attend(q)
         else:
             out = F.scaled_dot_product_attention(q, key_value.key, key_value.value)
         return self.to_out[0](rearrange(out, "b h n d -> b n (h d)"))

@@ -8,7 +8,7 @@ takes its keys and values from is an argument of the call (`Source`), never stat
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +20,7 @@ from model.config import UNetConfig
 from model.free_u import FreeU
 from model.layers import (
     Borrowed,
+    Classes,
     Downsample,
     KeyValue,
     ResnetBlock,
@@ -44,17 +45,21 @@ KeysValues = Mapping[Layer, KeyValue]
 class Source:
     """Where decoder layers take keys and values from: every layer in ``keys_values`` uses those given there.
 
-    ``contrast`` is beta of method step 3 and ``impl`` the kernels' implementation, both for these layers.
+    ``contrast`` is beta of method step 3 and ``impl`` the kernels' implementation, both for these layers; ``classes``
+    are those of queries and keys by level, where attention is to know them.
     """
 
     keys_values: KeysValues
     contrast: float
     impl: Implementation
+    classes: Mapping[int, Classes] = field(default_factory=dict)
 
     def at(self, layer: Layer) -> Borrowed | None:
         """What ``layer`` borrows, or None if it attends to itself."""
         key_value = self.keys_values.get(layer)
-        return None if key_value is None else Borrowed(key_value, self.contrast, self.impl)
+        if key_value is None:
+            return None
+        return Borrowed(key_value, self.contrast, self.impl, self.classes.get(layer.level))
 
 
 @dataclass(frozen=True)

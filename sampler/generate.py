@@ -18,7 +18,7 @@ from sampler.inversion import Branch, Inverter, Lending
 from sampler.masks import latent_labels, structure_image, unmatched_classes
 from sampler.schedule import steps
 from sampler.settings import Settings
-from sampler.transfer import Conditioned, Guided, Inputs, mix_noise, transfer
+from sampler.transfer import Conditioned, Guided, Inputs, Labels, mix_noise, transfer
 
 Phase = Literal["encode", "invert", "denoise", "decode"]
 
@@ -159,14 +159,13 @@ def generate(
     step_noise = structure.maps
     if stochastic and noise.fresh is not None:
         step_noise = mix_noise(structure.maps, noise.fresh.to(device, exact), settings.fresh_noise)
-    origin_labels, target_labels = (labels.to(device) for labels in patch.latent_labels(factor))
+    labels = {level: Labels(*(m.to(device) for m in patch.latent_labels(factor * 2**level))) for level in (0, 1)}
     inputs = Inputs(
         origin.trajectory,
         structure.trajectory,
         step_noise,
         structure.lends,
-        origin_labels,
-        target_labels,
+        labels,
         patch.num_classes,
     )
 

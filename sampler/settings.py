@@ -50,7 +50,9 @@ class Settings:
 
     ``skip_steps`` None means 32 for ``ddpm`` and 0 for ``ddim``. ``guidance`` is a of alpha_j, ``contrast`` beta. A
     ``cross_attn`` of None swaps nothing at that level. ``counter_lag`` is subtracted from j where swaps and
-    structure steps are tested. ``structure_every`` 0 never takes the structure's keys.
+    structure steps are tested. Extensions: with ``restrict_attention``, swapped attention sees the query's class
+    alone; with ``adain_features`` its output takes the origin's values' statistics, class by class.
+    ``structure_every`` 0 never takes the structure's keys.
     """
 
     prompt: str = "an immunohistochemistry image of epithelium and stroma"
@@ -69,6 +71,8 @@ class Settings:
     class_values: tuple[float, ...] | None = None
     mask_noise: float = 1e-4
     fresh_noise: float = 0.0
+    restrict_attention: bool = False
+    adain_features: bool = False
     redenoise: bool = False
     counter_lag: int = 0
     free_u: bool = False

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels import Implementation, masked_adain
 from model.free_u import FreeU
+from model.layers import Classes
 from model.unet import KeysValues, Source, UNet
 from sampler.ddim import denoise_step
 from sampler.schedule import Step
@@ -68,21 +70,27 @@ class Guided:
         return base + self.scale * (text - base)
 
 
+class Labels(NamedTuple):
+    """Label maps [h, w] of the origin and [h', w'] of the target at one level of the UNet."""
+
+    origin: Tensor
+    target: Tensor
+
+
 @dataclass(frozen=True)
 class Inputs:
     """All that the denoising starts from. Trajectories are [T + 1, 4, ·, ·], noise maps [T, 4, h', w'] or None.
 
     ``origin`` and ``structure`` hold x_0 … x_T (entries before the first executed step are not read), ``noise`` the
     maps w_i already mixed with fresh noise (None: deterministic steps), ``structure_lends`` what the inversion has
-    kept of the structure's keys and values, by step i. Label maps are at latent resolution.
+    kept of the structure's keys and values, by step i. ``labels`` are by level; level 0 is the latent resolution.
     """
 
     origin: Tensor
     structure: Tensor
     noise: Tensor | None
     structure_lends: Mapping[int, KeysValues]
-    origin_labels: Tensor
-    target_labels: Tensor
+    labels: Mapping[int, Labels]
     num_classes: int
 
 
@@ -119,13 +127,29 @@ def _borrow(
     levels = settings.swapped_levels(j)
     if not levels:
         return None
-    if not settings.borrows_from_structure(j):
+    from_structure = settings.borrows_from_structure(j)
+    if not from_structure:
         lent = denoiser.lend(inputs.origin[i][None], t, levels)
     elif i in inputs.structure_lends:
         lent = inputs.structure_lends[i]
     else:
         lent = denoiser.lend(inputs.structure[i][None], t, levels)
-    return Source(lent, settings.contrast, impl)
+    return Source(lent, settings.contrast, impl, _classes(inputs, settings, levels, from_structure))
+
+
+def _classes(inputs: Inputs, settings: Settings, levels: Sequence[int], from_structure: bool) -> dict[int, Classes]:
+    """The classes that attention is to know, by level; none in the method itself."""
+    match = settings.adain_features and not from_structure
+    if not (match or settings.restrict_attention):
+        return {}
+    result = {}
+    for level in levels:
+        labels = inputs.labels[level]
+        keys = labels.target if from_structure else labels.origin
+        result[level] = Classes(
+            labels.target.flatten(), keys.flatten(), inputs.num_classes, settings.restrict_attention, match
+        )
+    return result
 
 
 def _predict(denoiser: Conditioned, z: Tensor, t: int, source: Source | None, alpha: float | None) -> Tensor:
@@ -150,11 +174,12 @@ def _match_statistics(
     if not classes:
         return z
     whole = settings.adain == "global"
+    there, here = (torch.zeros_like(labels) if whole else labels for labels in inputs.labels[0])
     return masked_adain(
         z,
         origin,
-        torch.zeros_like(inputs.target_labels) if whole else inputs.target_labels,
-        torch.zeros_like(inputs.origin_labels) if whole else inputs.origin_labels,
+        here,
+        there,
         classes=classes,
         num_classes=1 if whole else inputs.num_classes,
         impl=impl,

@@ -68,7 +68,10 @@ def test_an_image_has_the_size_of_its_mask_and_paths_and_times_are_printed(job, 
 
 
 def test_the_shown_command_makes_the_same_image_again(job, tmp_path, capsys):
-    assert generate(*job, "--seed", "7", "--class-values", "0.2,0.7", "--cross-attn-32", "none") == 0
+    assert (
+        generate(*job, "--seed", "7", "--class-values", "0.2,0.7", "--cross-attn-32", "none", "--restrict-attention")
+        == 0
+    )
     first = tmp_path / "out" / "wanted.png"
     pixels = np.array(Image.open(first))
     first.rename(tmp_path / "kept.png")

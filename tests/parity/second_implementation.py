@@ -15,7 +15,8 @@ import torch
 class SwitchboardProcessor:
     """Attention processor of diffusers for one self-attention layer of the decoder.
 
-    ``mode`` is "plain", "record" (keep keys and values) or "swap" (use kept ones, with contrast).
+    ``mode`` is "plain", "record" (keep keys and values) or "swap" (use kept ones, with contrast; restricted to a class
+    or matched to the values' statistics where ``restrict`` and ``match`` say so, with ``labels`` of queries and keys).
     """
 
     def __init__(self, level):
@@ -23,6 +24,8 @@ class SwitchboardProcessor:
         self.mode = "plain"
         self.kept = None
         self.contrast = 1.0
+        self.restrict = self.match = False
+        self.labels = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         def heads(x):
@@ -35,12 +38,33 @@ class SwitchboardProcessor:
         if self.mode == "swap":
             k, v = self.kept
             contrast = self.contrast
-        p = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        n = torch.full((q.shape[-2], 1), k.shape[-2], dtype=q.dtype)
+        if self.mode == "swap" and self.restrict:
+            same = self.labels[0][:, None] == self.labels[1][None, :]
+            same[~same.any(dim=1)] = True
+            scores = scores.masked_fill(~same, -torch.inf)
+            n = same.sum(dim=1, keepdim=True).to(q.dtype)
+        p = torch.softmax(scores, dim=-1)
         if contrast != 1.0:
-            n = k.shape[-2]
-            p = torch.clip(contrast * (p - 1 / n) + 1 / n, 0, 1)
-        out = (p @ v).transpose(1, 2).flatten(2)
+            changed = torch.clip(contrast * (p - 1 / n) + 1 / n, 0, 1)
+            p = torch.where(scores == -torch.inf, 0.0, changed)
+        out = p @ v
+        if self.mode == "swap" and self.match:
+            out = self.matched(out, v)
+        out = out.transpose(1, 2).flatten(2)
         return attn.to_out[0](out)
+
+    def matched(self, out, v):
+        result = out.clone()
+        for label in self.labels[0].unique():
+            mine, theirs = out[:, :, self.labels[0] == label], v[:, :, self.labels[1] == label]
+            if mine.shape[2] < 2 or theirs.shape[2] < 2:
+                continue
+            normed = (mine - mine.mean(2, keepdim=True)) / torch.sqrt(mine.var(2, keepdim=True) + 1e-5)
+            spread = torch.sqrt(theirs.var(2, keepdim=True) + 1e-5)
+            result[:, :, self.labels[0] == label] = normed * spread + theirs.mean(2, keepdim=True)
+        return result
 
 
 class PublicFreeU(torch.nn.Module):
@@ -64,12 +88,12 @@ class PublicFreeU(torch.nn.Module):
         return self.block(hidden_states=x, **rest)
 
 
-def to_latent_labels(labels, classes):
-    h, w = labels.shape[0] // 8, labels.shape[1] // 8
+def to_latent_labels(labels, classes, side=8):
+    h, w = labels.shape[0] // side, labels.shape[1] // side
     out = np.zeros((h, w), dtype=int)
     for y in range(h):
         for x in range(w):
-            square = labels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+            square = labels[side * y : side * (y + 1), side * x : side * (x + 1)]
             shares = [np.mean(square == c) for c in range(classes)]
             out[y, x] = int(np.argmax(shares))
     return out
@@ -200,6 +224,14 @@ class SecondImplementation:
                 levels.append(1)
             from_structure = o["structure_every"] and counter % o["structure_every"] == 0 and counter < 40
             self.eps(z_structure if from_structure else z_origin, t[i], context, mode="record")
+            for processor in self.processors:
+                if processor.level not in (0, 1):
+                    continue
+                maps = [to_latent_labels(m, classes, 8 * 2**processor.level) for m in (m_target, m_origin)]
+                flat = [torch.from_numpy(m).flatten() for m in maps]
+                processor.labels = (flat[0], flat[0] if from_structure else flat[1])
+                processor.restrict = o["restrict"]
+                processor.match = o["match"] and not from_structure
             eps_cross = self.eps(z_out, t[i], context, mode="swap", levels=levels, contrast=o["contrast"])
             eps_self = self.eps(z_out, t[i], context)
             eps = eps_cross
