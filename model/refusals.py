@@ -32,6 +32,7 @@ ONLY_TEXT = "a text encoder alone, without UNet and VAE (give the whole folder o
 # Looked for in this order: a piece of a tensor's name, and what a file with such a name is.
 MARKS = (
     (".lora_", LORA),
+    ("_lora.", LORA),
     ("lora_unet_", LORA),
     ("lora_te", LORA),
     ("conditioner.embedders.", SDXL),

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import model
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 
 # Widths, heads and groups from which a single file's configuration can be read: 32 groups, 8 heads, text heads of 64.
@@ -107,3 +109,13 @@ def edit_tensors(path: Path, change: Callable[[dict[str, Tensor]], dict[str, Ten
 def rename(tensors: dict[str, Tensor], name: Callable[[str], str]) -> dict[str, Tensor]:
     """The same tensors under other names."""
     return {name(key): value for key, value in tensors.items()}
+
+
+def refused(source: Path | str) -> str:
+    """The message with which loading ``source`` is refused, which must be one line that names the source's file."""
+    with pytest.raises(model.InputError) as caught:
+        model.load(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert Path(source).name in message
+    return message

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +70,13 @@ def test_weights_are_converted_to_the_type_asked_for(
     dtype: torch.dtype, written: Path, theirs: SimpleNamespace
 ) -> None:
     assert_holds(model.load(written, dtype=dtype), theirs, dtype)
+
+
+def test_loading_does_not_start_the_compiler(written: Path) -> None:
+    program = (
+        f"import sys, model; model.load({str(written)!r}); assert not {{'sympy', 'torch._dynamo'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_integer_type_is_refused(written: Path) -> None:
