@@ -120,8 +120,10 @@ def _generate(arguments: argparse.Namespace) -> None:
     from jobs import generate
 
     given = (arguments.origin, arguments.origin_mask, arguments.target_mask)
+    classes = arguments.classes
     if all(path is None for path in given):
         given = (SMALL / "ihc.png", SMALL / "ihc_mask.png", [SMALL / "target_a.png"])
+        classes = "epithelium=0,stroma=1"
     if any(path is None for path in given):
         raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
     origin, origin_mask, target_masks = given
@@ -129,7 +131,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         origin=origin,
         origin_mask=origin_mask,
         target_masks=tuple(target_masks),
-        classes=arguments.classes,
+        classes=classes,
         output=arguments.output,
         save_latents=arguments.save_latents,
         weights=arguments.weights,

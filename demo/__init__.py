@@ -1,0 +1,1 @@
+"""How the embedded demonstration weights are made: drawn tissue, training, export."""

@@ -1,0 +1,91 @@
+"""Train the embedded demonstration weights: ``python -m demo.train all --out FOLDER``.
+
+Everything is made from scratch: drawn tissue, mask images, and crops of the one example image. The result is a
+demonstration, not a model of tissue.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch.multiprocessing
+from torch import Tensor
+
+from demo.data import load_dataset, load_large
+from demo.export import export
+from demo.latents import prepare
+from demo.losses import PatchCritic
+from demo.train_decoder import train_decoder
+from demo.train_unet import DEMO_TEXT, DEMO_UNET, Networks, UNetTraining, train_unet
+from demo.train_vae import DEMO_VAE, DecoderTraining, VAETraining, train_vae
+from demo.training import load_checkpoint, start_worker, with_prefix
+from model.vae import VAE
+
+_TURNS = 2
+
+
+def main() -> None:
+    """Parse the arguments, make the data, start the workers."""
+    args = _parser().parse_args()
+    load_dataset(args.out / "data", args.example)
+    load_large(args.out / "data", args.example)
+    for part in ("vae", "unet", "decoder") if args.part == "all" else (args.part,):
+        meeting_point = args.out / f"meeting-{part}"
+        meeting_point.unlink(missing_ok=True)
+        if args.workers == 1:
+            _work(0, args, part, meeting_point)
+        else:
+            torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
+                _work, (args, part, meeting_point), nprocs=args.workers
+            )
+        meeting_point.unlink(missing_ok=True)
+    print(f"weights in {args.out / 'export'}; copy them to demo/weights")
+
+
+def _work(rank: int, args: argparse.Namespace, part: str, meeting_point: Path) -> None:
+    worker = start_worker(rank, args.workers, meeting_point, args.threads)
+    train, held_out = load_dataset(args.out / "data", args.example)
+    if part == "vae":
+        train_vae(DEMO_VAE, VAETraining(args.minutes_vae), train, held_out, args.out, worker)
+        return
+    tensors = _checkpoint(args.out, "vae")
+    vae = VAE(DEMO_VAE).to(worker.device)
+    vae.load_state_dict(with_prefix(tensors, "vae."))
+    large = load_large(args.out / "data", args.example)
+    vae, small_latents, large_latents = prepare(vae, train, large, _TURNS, args.out, worker)
+    if part == "unet":
+        run = UNetTraining(args.minutes_unet)
+        train_unet((DEMO_UNET, DEMO_TEXT), run, small_latents, large_latents, vae, args.out, worker)
+        return
+    critic = PatchCritic().to(worker.device)
+    critic.load_state_dict(with_prefix(tensors, "critic."))
+    train_decoder(vae, critic, DecoderTraining(args.minutes_decoder), train, held_out, args.out, worker)
+    if worker.first:
+        networks = Networks(DEMO_UNET, DEMO_TEXT)
+        networks.load_state_dict(with_prefix(_checkpoint(args.out, "unet"), "average."))
+        export(args.out / "export", networks.unet, vae, networks.text_encoder)
+
+
+def _checkpoint(folder: Path, part: str) -> dict[str, Tensor]:
+    path = folder / f"{part}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not trained yet; run `python -m demo.train {part}` first")
+    return load_checkpoint(path)[0]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
+    parser.add_argument("part", choices=("vae", "unet", "decoder", "all"), help="what to train, in this order")
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, logs, pictures")
+    parser.add_argument("--example", type=Path, default=Path("examples/ihc.png"), help="the real image")
+    parser.add_argument("--minutes-vae", type=float, default=30.0, help="training time (default 30)")
+    parser.add_argument("--minutes-unet", type=float, default=60.0, help="training time (default 60)")
+    parser.add_argument("--minutes-decoder", type=float, default=6.0, help="training time (default 6)")
+    parser.add_argument("--workers", type=int, default=2, help="processes; 1 with a GPU (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process (default 1)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

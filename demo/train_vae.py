@@ -1,0 +1,194 @@
+"""Train the demonstration autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo.data import Dataset, turn
+from demo.losses import (
+    PatchCritic,
+    critic_loss,
+    decibels,
+    feature_distance,
+    kl_divergence,
+    reconstruction_loss,
+)
+from demo.training import (
+    Clock,
+    Worker,
+    average_gradients,
+    contact_sheet,
+    cpu_state,
+    learning_rate,
+    load_checkpoint,
+    log,
+    save_checkpoint,
+    set_learning_rate,
+    to_tensor,
+    with_prefix,
+)
+from model.config import VAEConfig
+from model.vae import VAE
+
+DEMO_VAE = VAEConfig(widths=(16, 32, 64, 96), groups=8)
+
+
+@dataclass(frozen=True)
+class VAETraining:
+    """The settings of one run; every number of the recipe."""
+
+    minutes: float
+    rate: float = 2e-3
+    critic_rate: float = 4e-4
+    critic_from: float = 0.7
+    adversarial: float = 0.015
+    features: float = 0.12
+    divergence: float = 5e-4
+    report_every: int = 100
+    picture_every: int = 1000
+
+
+@dataclass(frozen=True)
+class DecoderTraining:
+    """The settings of the decoder's own training, which leaves the latents as they are."""
+
+    minutes: float
+    rate: float = 5e-4
+    critic_rate: float = 2e-4
+    adversarial: float = 0.006
+    features: float = 0.06
+    jitter: float = 0.12
+    report_every: int = 50
+
+
+def train_vae(
+    config: VAEConfig, run: VAETraining, train: Dataset, held_out: Dataset, folder: Path, worker: Worker
+) -> VAE:
+    """Train until the minutes are spent, from ``folder/vae.safetensors`` if there is one; returns the network.
+
+    The result's latents are not normalised yet: see `demo.latents`.
+    """
+    torch.manual_seed(0)
+    vae, critic = VAE(config).to(worker.device), PatchCritic().to(worker.device)
+    checkpoint = folder / "vae.safetensors"
+    clock, step = Clock(run.minutes * 60.0), 0
+    if checkpoint.exists():
+        tensors, clock.spent, step = load_checkpoint(checkpoint)
+        vae.load_state_dict(with_prefix(tensors, "vae."))
+        critic.load_state_dict(with_prefix(tensors, "critic."))
+    optimizer = torch.optim.AdamW(vae.parameters(), run.rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), run.critic_rate, (0.5, 0.9), fused=True)
+    begun = step
+    rng = np.random.default_rng((worker.rank, step))
+    torch.manual_seed(1000 * step + worker.rank)
+
+    while (fraction := clock.fraction(worker)) < 1.0:
+        target = to_tensor(crops(rng, train, *_shape_of_batch(fraction, step)), worker.device)
+        set_learning_rate(optimizer, learning_rate(run.rate, fraction, step - begun, warmup=200))
+        with torch.autocast(worker.device.type, torch.bfloat16):
+            mean, log_variance = vae.posterior(target)
+            noise = torch.randn_like(mean, dtype=torch.float32)
+            latents = mean + (0.5 * log_variance.float()).exp() * noise
+            output = vae.decode(latents * config.scaling).float()
+        pixels = reconstruction_loss(output, target)
+        loss = pixels + run.divergence * kl_divergence(mean.float(), log_variance.float())
+        judged = 0.0
+        if fraction >= run.critic_from:
+            judged, penalty = judge(critic, critic_optimizer, output, target, run, worker)
+            # The critic needs a few steps before its opinion is worth anything.
+            loss = loss + min(1.0, (fraction - run.critic_from) / 0.05) * penalty
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        average_gradients(vae.parameters(), worker)
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if worker.first and step % run.report_every == 0:
+            line = f"vae step {step} at {fraction:.3f}: pixels {pixels.item():.4f} all {loss.item():.4f}"
+            log(
+                folder,
+                "vae",
+                f"{line} critic {judged:.3f} {decibels(output, target):.2f} dB side {target.shape[-1]}",
+            )
+        if worker.first and step % run.picture_every == 0:
+            report(vae, held_out, folder, step, worker)
+            save_checkpoint(checkpoint, cpu_state(vae, "vae.") | cpu_state(critic, "critic."), clock, step)
+    if worker.first:
+        report(vae, held_out, folder, step, worker)
+        save_checkpoint(checkpoint, cpu_state(vae, "vae.") | cpu_state(critic, "critic."), clock, step)
+    return vae
+
+
+def crops(rng: np.random.Generator, data: Dataset, count: int, side: int) -> np.ndarray:
+    """Random crops [count, side, side, 3] of random images, each flipped or turned."""
+    chosen = []
+    for number in rng.integers(0, len(data.images), count):
+        top, left = rng.integers(0, data.images.shape[1] - side + 1, 2)
+        chosen.append(turn(data.images[number, top : top + side, left : left + side], int(rng.integers(8))))
+    return np.stack(chosen)
+
+
+def _shape_of_batch(fraction: float, step: int) -> tuple[int, int]:
+    """Batch and side: small crops first, since they give more steps; large ones later, for the norms' sake."""
+    if fraction > 0.92 and step % 2 == 0:
+        return 1, 256
+    if step % 4 == 0 or fraction > 0.75:
+        return 3, 128
+    return 8, 64
+
+
+def judge(
+    critic: PatchCritic,
+    optimizer: torch.optim.Optimizer,
+    output: Tensor,
+    target: Tensor,
+    run: VAETraining | DecoderTraining,
+    worker: Worker,
+) -> tuple[float, Tensor]:
+    """One step of the critic; its loss, and what it adds to the autoencoder's."""
+    with torch.autocast(worker.device.type, torch.bfloat16):
+        real, _ = critic(target)
+        fake, _ = critic(output.detach())
+        judged = critic_loss(real.float(), fake.float())
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(judged)
+    average_gradients(critic.parameters(), worker)
+    optimizer.step()
+    for parameter in critic.parameters():
+        parameter.requires_grad_(False)
+    with torch.autocast(worker.device.type, torch.bfloat16):
+        score, fake_features = critic(output)
+        with torch.no_grad():
+            _, real_features = critic(target)
+        distance = feature_distance([f.float() for f in fake_features], [f.float() for f in real_features])
+    for parameter in critic.parameters():
+        parameter.requires_grad_(True)
+    return float(judged.detach()), run.features * distance - run.adversarial * score.float().mean()
+
+
+@torch.no_grad()
+def quality(vae: VAE, data: Dataset, worker: Worker) -> dict[str, float]:
+    """Decibels of reconstructions (posterior mean) of tissue and of masks, over whole images."""
+    values: dict[str, list[float]] = {"tissue": [], "mask": []}
+    for image, kind in zip(data.images, data.kinds, strict=True):
+        target = to_tensor(image[None], worker.device)
+        output = vae.decode(vae.encode(target))
+        values["mask" if kind == "mask" else "tissue"].append(decibels(output, target))
+    return {name: float(np.mean(found)) for name, found in values.items() if found}
+
+
+@torch.no_grad()
+def report(vae: VAE, held_out: Dataset, folder: Path, step: int, worker: Worker) -> None:
+    """Log the decibels of half of the held-out images and write a sheet of some of them, rebuilt."""
+    few = Dataset(held_out.images[::2], held_out.kinds[::2])
+    measured = ", ".join(f"{name} {value:.2f} dB" for name, value in quality(vae, few, worker).items())
+    log(folder, "vae", f"vae step {step}: held out, {measured}")
+    shown = to_tensor(held_out.images[0:24:4], worker.device)
+    rebuilt = torch.cat([vae.decode(vae.encode(image[None])) for image in shown])
+    pairs = torch.stack([shown, rebuilt], dim=1).flatten(0, 1)
+    contact_sheet(folder / "pictures" / f"vae_{step:06d}.png", pairs, columns=4)
