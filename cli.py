@@ -87,7 +87,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to draw")
     sampling.add_argument("--steps", default="50", metavar="T", help="DDIM steps (50)")
-    sampling.add_argument("--guidance", default="5", metavar="S", help="classifier-free guidance (5)")
+    sampling.add_argument("--guidance", default="7.5", metavar="S", help="classifier-free guidance (7.5)")
     sampling.add_argument("--size", default="512", metavar="PX", help="side, a multiple of 64 px (512)")
 
 

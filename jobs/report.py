@@ -53,7 +53,7 @@ class Reporter:
         if event.phase != self.phase:
             self._close()
             self.phase = event.phase
-            self.bar = tqdm(total=event.total, desc=event.phase, leave=False, file=sys.stderr)
+            self.bar = tqdm(total=event.total, desc=event.phase, leave=False, mininterval=0.5, file=sys.stderr)
         if self.bar is not None:
             self.bar.update(event.done - self.bar.n)
         now = time.perf_counter()

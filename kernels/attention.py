@@ -89,6 +89,7 @@ def cross_image_attention(
     reasons = checks.Reasons("cross_image_attention")
     checks.check_impl(reasons, impl)
     checks.check_heads(reasons, q, k, v)
+    checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
     checks.check_contrast(reasons, contrast)
     checks.check_num_classes(reasons, num_classes)
     if impl != "torch" or contrast != 1 or restrict or query_labels is not None:
@@ -132,9 +133,7 @@ def cross_image_attention(
         return AttentionResult(out, query, torch_statistics.class_statistics(v, key_labels, num_classes))
     from kernels import triton_attention
 
-    return triton_attention.labelled_attention(
-        q, k, v, contrast, query_labels, key_labels, num_classes, restrict=restrict
-    )
+    return triton_attention.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, restrict)
 
 
 def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Implementation = "torch") -> ClassStatistics:
@@ -152,6 +151,7 @@ def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Imple
     reasons = checks.Reasons("class_statistics")
     checks.check_impl(reasons, impl)
     checks.check_alike(reasons, {"x": x})
+    checks.check_triton(reasons, impl, x, x.shape[-1] if x.ndim == 4 else None)
     checks.check_num_classes(reasons, num_classes)
     checks.check_no_gradient(reasons, impl, {"x": x})
     if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, H, N, D], is {checks.shape(x)}"):
@@ -164,6 +164,6 @@ def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Imple
         return reference.class_statistics(x, labels, num_classes)
     if impl == "torch":
         return torch_statistics.class_statistics(x, labels, num_classes)
-    from kernels import triton_attention
+    from kernels import triton_statistics
 
-    return triton_attention.class_statistics(x, labels, num_classes)
+    return triton_statistics.class_statistics(x, labels, num_classes)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+from importlib.util import find_spec
 from typing import get_args
 
 import torch
 from torch import Tensor
 
+from kernels.configs import NARROWEST, WIDEST
 from kernels.results import Implementation
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -101,6 +104,28 @@ def check_labels(
 def check_num_classes(reasons: Reasons, num_classes: int | None) -> None:
     """At least one class, where the number is given."""
     reasons.unless(num_classes is None or num_classes >= 1, f"num_classes must be at least 1, is {num_classes}")
+
+
+def check_triton(reasons: Reasons, impl: str, x: Tensor, width: int | None = None) -> None:
+    """What the Triton kernels ask beside: a GPU of compute capability 8.0 or more, no float64, a head width.
+
+    Triton's interpreter (TRITON_INTERPRET=1) runs them on the CPU, for tests.
+    """
+    if impl != "triton":
+        return
+    reasons.unless(find_spec("triton") is not None, "impl='triton' needs the package triton, which is not installed")
+    reasons.unless(x.dtype != torch.float64, "impl='triton' has no float64; impl='torch' has")
+    if width is not None:
+        reasons.unless(
+            NARROWEST <= width <= WIDEST, f"impl='triton' takes head widths {NARROWEST}..{WIDEST}, not {width}"
+        )
+    if x.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(x.device)
+        has = f"{capability[0]}.{capability[1]}"
+        reasons.unless(capability >= (8, 0), f"impl='triton' needs compute capability 8.0, the GPU has {has}")
+    else:
+        interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        reasons.unless(interpreted, f"impl='triton' needs a CUDA device, the data is on {x.device}")
 
 
 def check_no_gradient(reasons: Reasons, impl: str, tensors: dict[str, Tensor]) -> None:

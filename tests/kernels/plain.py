@@ -49,11 +49,8 @@ def statistics(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor,
     """Count [B, C], mean and unbiased variance [B, H, C, D] in at least float32."""
     x = x if x.dtype == torch.float64 else x.float()
     b, h, _, d = x.shape
-    count = torch.zeros(b, classes, dtype=torch.int64)
-    mean, variance = (
-        torch.zeros(b, h, classes, d, dtype=x.dtype),
-        torch.zeros(b, h, classes, d, dtype=x.dtype),
-    )
+    count = torch.zeros(b, classes, dtype=torch.int64, device=x.device)
+    mean, variance = x.new_zeros(b, h, classes, d), x.new_zeros(b, h, classes, d)
     for i in range(b):
         for c in range(classes):
             members = x[i][:, labels.expand(b, -1)[i] == c]

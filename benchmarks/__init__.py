@@ -1,0 +1,1 @@
+"""One script for each question, one schema for every row."""

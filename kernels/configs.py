@@ -1,0 +1,89 @@
+"""Tile sizes of the Triton kernels as data, by head width and GPU architecture.
+
+Chosen so that ahead-of-time builds use no local memory (no register spills) and stay within each chip's shared
+memory; the tests check both for every row of the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+NARROWEST, WIDEST = 8, 160  # head widths D that the kernels take
+
+# Largest shared memory of one block in bytes, by compute capability.
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One program's share of attention, and how it is built."""
+
+    queries: int  # held by one program
+    keys: int  # per step
+    warps: int
+    stages: int  # steps whose loads are in flight
+    registers: int | None = None  # most that one thread may use, so that several programs fit a multiprocessor
+
+
+def split_width(width: int) -> tuple[int, int]:
+    """Two powers of two of at least 16, or one and 0, that together hold ``width`` columns with little to spare.
+
+    40 is 32 + 16, 80 is 64 + 16, 160 is 128 + 32; 64 and 120 stay whole (64, 128).
+    """
+    whole = 16
+    while whole < width:
+        whole *= 2
+    first = whole // 2
+    rest = 16
+    while rest < width - first:
+        rest *= 2
+    return (whole, 0) if first < 16 or first + rest >= whole else (first, rest)
+
+
+def alignment(*tensors: Tensor) -> int:
+    """The largest power of two of elements, up to 16 bytes, that every stride but the last is a multiple of."""
+    elements = 16 // tensors[0].element_size()
+    while any(stride % elements for t in tensors for stride in t.stride()[:-1]):
+        elements //= 2
+    return elements
+
+
+# For half types: head widths as held, up to which a row serves; architectures; tiles where there are queries enough to
+# give every multiprocessor a block of the larger size, and tiles otherwise. Larger blocks of queries read keys and
+# values from the second-level cache half as often.
+_HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles], ...] = (
+    (64, (90, 100), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3)),
+    (64, (80,), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
+    (64, (86, 89), Tiles(64, 64, 4, 2, 168), Tiles(64, 64, 4, 2, 168)),
+    (64, (120,), Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 3)),
+    (128, (90, 100), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3)),
+    (128, (80, 86, 89, 120), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
+    (160, (80, 86, 89, 90, 100), Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 2)),
+    (160, (120,), Tiles(64, 64, 8, 2), Tiles(64, 64, 8, 2)),
+)
+
+# float32 is multiplied without tensor cores, so its tiles are small.
+_FLOAT32 = Tiles(32, 32, 4, 2)
+
+
+def choose_tiles(
+    width: int, itemsize: int, architecture: int, multiprocessors: int, image_heads: int, queries: int
+) -> Tiles:
+    """Tiles for one launch of attention.
+
+    Args:
+        width: D, at most 160.
+        itemsize: bytes of an element, 2 or 4.
+        architecture: compute capability times 10; one that is not listed gets the tiles of the next one below.
+        multiprocessors: of the device.
+        image_heads: B·H.
+        queries: Nq.
+    """
+    if itemsize == 4:
+        return _FLOAT32
+    listed = max(a for a in SHARED_MEMORY if a <= architecture)
+    held = sum(split_width(width))
+    large, small = next(row[2:] for row in _HALF if held <= row[0] and listed in row[1])
+    return large if image_heads * -(-queries // large.queries) >= multiprocessors else small

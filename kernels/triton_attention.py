@@ -1,0 +1,159 @@
+"""Launching the fused attention kernel of ``kernels.triton_attention_kernel``.
+
+B batch, H heads, Nq queries, Nk keys, D head width, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels.configs import Tiles, alignment, choose_tiles, split_width
+from kernels.results import AttentionResult
+from kernels.triton_attention_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
+from kernels.triton_statistics import MERGED_TILES, empty_statistics, scratch
+from kernels.triton_tiles import device_of, emulates
+
+
+class Launch(NamedTuple):
+    """What one launch gave: the result, and how many of how many second-pass tiles were visited."""
+
+    result: Tensor | AttentionResult
+    visited: Tensor | None  # [B·H·blocks], int32; None where nothing may be skipped
+    tiles: int  # tiles of keys that each program could visit
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
+    """q [B, H, Nq, D], k and v [B, H, Nk, D] -> [B, H, Nq, D]."""
+    result = launch(q, k, v, contrast).result
+    assert isinstance(result, Tensor)
+    return result
+
+
+def labelled_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    contrast: float,
+    query_labels: Tensor,
+    key_labels: Tensor,
+    num_classes: int,
+    restrict: bool,
+) -> AttentionResult:
+    """As ``attention``, with statistics, and with classes kept apart where ``restrict``. Labels [B, N]."""
+    result = launch(q, k, v, contrast, (query_labels, key_labels), num_classes, restrict=restrict).result
+    assert isinstance(result, AttentionResult)
+    return result
+
+
+def _tiles_for(q: Tensor) -> Tiles:
+    batch, heads, queries, width = q.shape
+    architecture, multiprocessors = 80, 1  # the interpreter's
+    if q.is_cuda:
+        major, minor = torch.cuda.get_device_capability(q.device)
+        architecture = 10 * major + minor
+        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
+    return choose_tiles(width, q.element_size(), architecture, multiprocessors, batch * heads, queries)
+
+
+def launch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    contrast: float,
+    labels: tuple[Tensor, Tensor] | None = None,
+    num_classes: int = 0,
+    *,
+    restrict: bool = False,
+    skip: bool = True,
+    tiles: Tiles | None = None,
+) -> Launch:
+    """One launch of the kernel; arguments as checked by ``kernels.attention``.
+
+    Args:
+        q: [B, H, Nq, D].
+        k: [B, H, Nk, D].
+        v: [B, H, Nk, D].
+        contrast: β.
+        labels: query labels [B, Nq] and key labels [B, Nk], for statistics.
+        num_classes: C, with labels.
+        restrict: keep classes apart.
+        skip: leave out tiles that contribute exactly 0; the result is the same bit for bit.
+        tiles: tile sizes instead of those of ``kernels.configs``.
+    """
+    batch, heads, queries, width = q.shape
+    keys = k.shape[2]
+    if tiles is None:
+        tiles = _tiles_for(q)
+    blocks, key_tiles = triton.cdiv(queries, tiles.queries), triton.cdiv(keys, tiles.keys)
+    programs = batch * heads * blocks
+    out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
+    maxima = tile_lists = visited = None
+    if skip and contrast > 1:
+        maxima = torch.empty(programs, key_tiles, tiles.queries, dtype=torch.bfloat16, device=q.device)
+        tile_lists = torch.empty(programs, key_tiles, dtype=torch.int32, device=q.device)
+        visited = torch.empty(programs, dtype=torch.int32, device=q.device)
+    query_labels = key_labels = None
+    partials: tuple[Tensor | None, ...] = (None, None, None)
+    statistics: tuple[Tensor | None, ...] = (None,) * 6
+    result: Tensor | AttentionResult = out
+    if labels is not None:
+        query_labels, key_labels = labels
+        partials = scratch(batch * heads, blocks + key_tiles, num_classes, width, q.device)
+        of_query = empty_statistics(batch, heads, num_classes, width, q.device)
+        of_key = empty_statistics(batch, heads, num_classes, width, q.device)
+        statistics = (*vars(of_query).values(), *vars(of_key).values())
+        result = AttentionResult(out, of_query, of_key)
+    first, second = split_width(width)
+    with device_of(q):
+        attention_kernel[(blocks, batch * heads)](
+            q,
+            k,
+            v,
+            out,
+            query_labels,
+            key_labels,
+            maxima,
+            tile_lists,
+            visited,
+            *partials,
+            *statistics,
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *out.stride(),
+            *((0, 0) if query_labels is None else query_labels.stride()),
+            *((0, 0) if key_labels is None else key_labels.stride()),
+            heads,
+            queries,
+            keys,
+            num_classes,
+            math.log2(math.e) / math.sqrt(width),
+            float(contrast),
+            D=width,
+            FIRST=first,
+            SECOND=second,
+            ROWS=tiles.queries,
+            COLUMNS=tiles.keys,
+            EVEN=keys % tiles.keys == 0,
+            CONTRAST=contrast != 1,
+            SKIP=maxima is not None,
+            STATISTICS=labels is not None,
+            RESTRICT=restrict,
+            ALIGN=alignment(q, k, v),
+            OUT_ALIGN=alignment(out),
+            PRECISION="ieee",
+            EMULATE=emulates(q.dtype),
+            COMPARED=COMPARED_TILES,
+            COUNTED=COUNTED_LABELS,
+            MERGED=MERGED_TILES,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+            maxnreg=tiles.registers,
+            enable_fp_fusion=True,
+        )
+    return Launch(result, visited, key_tiles)

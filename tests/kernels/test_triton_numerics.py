@@ -1,0 +1,284 @@
+"""The Triton kernels against float64: on a GPU with ``make gpu``, elsewhere in Triton's interpreter.
+
+``test_triton_interpreter.py`` runs this file in a process of its own, since whether kernels are interpreted is
+settled when they are first imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import plain
+import pytest
+import torch
+from cases import LABEL_PATTERNS, Case, attention_input, labels
+from torch import Tensor
+
+from kernels import AttentionResult, adain_features, class_statistics, cross_image_attention, masked_adain
+from kernels.configs import Tiles
+from tests.tolerances import assert_as_accurate
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = Tiles(16, 16, 1, 2)  # so that small inputs have several tiles
+CASES = (
+    Case(1, 2, 21, 27, 40),
+    Case(1, 1, 17, 33, 80, "surrounded"),
+    Case(2, 1, 16, 19, 160, "backwards"),
+    Case(1, 1, 33, 16, 16, "fused"),
+    Case(1, 1, 1, 1, 8),
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Fresh tensors, scratch memory among them, hold NaN or the largest integer."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def on_device(*tensors: Tensor) -> list[Tensor]:
+    """The tensors on the device with their strides."""
+    return [t.to(DEVICE) if t.device.type != DEVICE else t for t in tensors]
+
+
+def doubles(*tensors: Tensor) -> list[Tensor]:
+    return [t.double() for t in tensors]
+
+
+@every_dtype
+@pytest.mark.parametrize("contrast", [1.0, 1.67, 0.6])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_attention_is_as_accurate_as_plain_pytorch(case: Case, contrast: float, dtype: torch.dtype) -> None:
+    from kernels import triton_attention
+
+    q, k, v = on_device(*attention_input(case, dtype))
+    out = triton_attention.launch(q, k, v, contrast, tiles=SMALL).result
+    assert isinstance(out, Tensor)
+    exact = plain.attention(*doubles(q, k, v), contrast)
+    magnitude = plain.terms(q, k, v, contrast)
+    assert_as_accurate(out, plain.attention(q, k, v, contrast), exact, per=(0, 1), magnitude=magnitude)
+    assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+@pytest.mark.parametrize("patterns", LABEL_PATTERNS, ids=lambda p: f"{p[0]} to {p[1]}")
+def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], restrict: bool) -> None:
+    case = Case(2, 1, 18, 21, 24)
+    turn = LABEL_PATTERNS.index(patterns)
+    contrast, dtype = (1.67, 1.0, 0.6)[turn % 3], DTYPES[(turn // 2) % 3]
+    q, k, v = on_device(*attention_input(case, dtype))
+    of_query, of_key = on_device(labels(patterns[0], 2, case.queries, 1), labels(patterns[1], 2, case.keys, 2))
+    pair = (of_query.expand(2, -1), of_key.expand(2, -1))
+    from kernels import triton_attention
+
+    result = triton_attention.launch(q, k, v, contrast, pair, 3, restrict=restrict, tiles=SMALL).result
+    assert isinstance(result, AttentionResult)
+    if restrict:
+        exact = plain.restricted(*doubles(q, k, v), contrast, of_query, of_key)
+        same = plain.restricted(q, k, v, contrast, of_query, of_key)
+    else:
+        exact, same = plain.attention(*doubles(q, k, v), contrast), plain.attention(q, k, v, contrast)
+    magnitude = plain.terms(q, k, v, contrast)
+    for b in range(2):
+        for c in pair[0][b].unique():
+            rows = pair[0][b] == c
+            parts = (t[b][:, rows] for t in (result.out, same, exact))
+            assert_as_accurate(*parts, per=(0,), magnitude=magnitude[b][:, rows])
+    for statistics, half, true, of_class in (
+        (result.query, same, exact, of_query),
+        (result.key, v, v.double(), of_key),
+    ):
+        count, mean, variance = plain.statistics(true, of_class, 3)
+        _, same_mean, same_variance = plain.statistics(half, of_class, 3)
+        size = true.abs().amax((2, 3), keepdim=True)
+        assert torch.equal(statistics.count, count)
+        assert_as_accurate(statistics.mean, same_mean, mean, per=(0, 1, 2), magnitude=size)
+        assert_as_accurate(statistics.variance, same_variance, variance, per=(0, 1, 2), magnitude=size**2)
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+def test_two_runs_agree_bit_for_bit(restrict: bool) -> None:
+    case = Case(1, 1, 33, 40, 40)
+    q, k, v = on_device(*attention_input(case, torch.float16))
+    of_query, of_key = on_device(labels("mixed", 1, 33, 1), labels("mixed", 1, 40, 2))
+    from kernels import triton_attention
+
+    runs = []
+    for _ in range(2 if DEVICE == "cpu" else 50):
+        pair = (of_query[None], of_key[None])
+        result = triton_attention.launch(q, k, v, 1.67, pair, 3, restrict=restrict, tiles=SMALL).result
+        assert isinstance(result, AttentionResult)
+        runs.append([result.out, *vars(result.query).values(), *vars(result.key).values()])
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
+
+
+def separated(groups: int, size: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys in groups along the sequence; each group of queries finds its own keys alone."""
+    g = torch.Generator().manual_seed(0)
+    direction = torch.eye(width)[:groups].repeat_interleave(size, 0) * 8
+    q = direction + 0.3 * torch.randn(groups * size, width, generator=g)
+    k = direction + 0.3 * torch.randn(groups * size, width, generator=g)
+    v = torch.randn(groups * size, width, generator=g)
+    q, k, v = (t[None, None].to(DEVICE, dtype) for t in (q, k, v))
+    return q, k, v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("contrast", [1.67, 1.01])
+def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> None:
+    q, k, v = separated(3, 16, 16, dtype)
+    from kernels import triton_attention
+
+    skipping = triton_attention.launch(q, k, v, contrast, tiles=SMALL)
+    whole = triton_attention.launch(q, k, v, contrast, tiles=SMALL, skip=False)
+    assert isinstance(skipping.result, Tensor)
+    assert isinstance(whole.result, Tensor)
+    assert torch.equal(skipping.result, whole.result)
+    assert whole.visited is None
+    assert skipping.visited is not None
+    assert skipping.visited.tolist() == [1, 1, 1]
+    exact = plain.attention(*doubles(q, k, v), contrast)
+    assert_as_accurate(skipping.result, plain.attention(q, k, v, contrast), exact, magnitude=exact.abs() * 50)
+
+
+def test_restriction_skips_tiles_of_other_classes() -> None:
+    q, k, v = on_device(*attention_input(Case(1, 1, 32, 32, 16), torch.float32))
+    of_class = torch.arange(32, device=DEVICE) // 16
+    from kernels import triton_attention
+
+    pair = (of_class[None], of_class[None])
+    skipping = triton_attention.launch(q, k, v, 1.67, pair, 2, restrict=True, tiles=SMALL)
+    whole = triton_attention.launch(q, k, v, 1.67, pair, 2, restrict=True, tiles=SMALL, skip=False)
+    assert skipping.visited is not None
+    assert skipping.visited.tolist() == [1, 1]
+    assert isinstance(skipping.result, AttentionResult)
+    assert isinstance(whole.result, AttentionResult)
+    assert torch.equal(skipping.result.out, whole.result.out)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("contrast", [1.0, 1.67])
+def test_nan_and_infinity_stay_where_they_are(contrast: float) -> None:
+    q, k, v = on_device(*attention_input(Case(1, 2, 20, 17, 16), torch.float32))
+    q, v = q.clone(), v.clone()
+    q[0, 0, 3, 5] = math.nan
+    of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 17, 2))
+    v[0, 1, of_key == 1] = math.inf
+    from kernels import triton_attention
+
+    result = triton_attention.launch(q, k, v, contrast, (of_query[None], of_key[None]), 3, tiles=SMALL).result
+    assert isinstance(result, AttentionResult)
+    lost = result.out.isnan().any(-1)
+    assert lost[0, 0].nonzero()[:, 0].tolist() == [3]
+    c = int(of_query[3])
+    assert result.query.mean[0, 0].isnan().any(-1).nonzero()[:, 0].tolist() == [c]
+    assert not result.key.mean[0, 1, 1].isfinite().any()
+    assert result.key.mean[0, 1, [0, 2]].isfinite().all()
+    assert result.key.mean[0, 0].isfinite().all()
+
+
+@every_dtype
+def test_public_function_and_features_agree_with_the_reference(dtype: torch.dtype) -> None:
+    q, k, v = on_device(*attention_input(Case(1, 1, 70, 66, 40), dtype))
+    of_query, of_key = on_device(labels("mixed", 1, 70, 1), labels("one pixel", 1, 66, 2))
+    result = cross_image_attention(
+        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, num_classes=3, impl="triton"
+    )
+    exact, same = plain.attention(*doubles(q, k, v), 1.67), plain.attention(q, k, v, 1.67)
+    assert_as_accurate(result.out, same, exact, per=(0, 1), magnitude=plain.terms(q, k, v, 1.67))
+    actual = adain_features(result, of_query, impl="triton")
+    wanted = adain_features(result, of_query, impl="reference")
+    torch.testing.assert_close(actual, wanted)
+    unchanged = of_query != 0  # the only class with two keys is 0
+    assert torch.equal(actual[:, :, unchanged], result.out[:, :, unchanged])
+    assert not torch.equal(actual[:, :, ~unchanged], result.out[:, :, ~unchanged])
+    assert actual.transpose(1, 2).flatten(2).data_ptr() == actual.data_ptr()
+
+
+@every_dtype
+def test_class_statistics_alone(dtype: torch.dtype) -> None:
+    _, _, v = on_device(*attention_input(Case(2, 1, 1, 150, 40, "heads"), dtype))
+    of_key = labels("per image", 2, 150, 2).to(DEVICE, torch.uint8)
+    statistics = class_statistics(v, of_key, num_classes=4, impl="triton")
+    count, mean, variance = plain.statistics(v.double(), of_key, 4)
+    _, same_mean, same_variance = plain.statistics(v, of_key, 4)
+    assert torch.equal(statistics.count, count)
+    size = v.double().abs().amax((2, 3), keepdim=True)
+    assert_as_accurate(statistics.mean, same_mean, mean, per=(0, 1, 2), magnitude=size)
+    assert_as_accurate(statistics.variance, same_variance, variance, per=(0, 1, 2), magnitude=size**2)
+
+
+@every_dtype
+@pytest.mark.parametrize("classes", [[1], [0, 2], []], ids=str)
+def test_masked_adain_is_as_accurate_as_plain_pytorch(classes: list[int], dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    z = (torch.randn(2, 4, 9, 7, generator=g) * 3 + 5).to(dtype).transpose(2, 3).to(DEVICE)
+    source = (torch.randn(1, 4, 40, 31, generator=g) - 7).to(dtype).to(DEVICE)
+    here = labels("per image", 2, 63, 1).view(2, 7, 9).to(DEVICE, torch.uint8)
+    there = labels("mixed", 1, 1240, 2).view(40, 31).to(DEVICE)
+    before = z.clone()
+    out = masked_adain(z, source, here, there, classes=classes, num_classes=3, impl="triton")
+    exact = plain.adain(z.double(), source.double(), here, there, classes)
+    same = plain.adain(z, source, here, there, classes)
+    assert torch.equal(z, before)
+    for b in range(2):
+        for c in range(3):
+            part = here[b] == c
+            size = exact[b][:, part].abs().amax(1, keepdim=True)
+            parts = (t[b][:, part] for t in (out, same, exact))
+            assert_as_accurate(*parts, per=(0,), magnitude=size)
+            if c not in classes:
+                assert torch.equal(out[b][:, part], z[b][:, part])
+
+
+def test_masked_adain_takes_many_classes_and_leaves_lonely_positions() -> None:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
+    source = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
+    here = torch.arange(64, device=DEVICE).view(8, 8) // 2  # 32 classes of two
+    there = here.clone()
+    there[0, 0] = 31  # class 0 has one position left
+    out = masked_adain(z, source, here, there, classes=[0, 5, 31], num_classes=40, impl="triton")
+    wanted = masked_adain(z, source, here, there, classes=[0, 5, 31], num_classes=40, impl="reference")
+    torch.testing.assert_close(out, wanted)
+    changed = (out != z).any(1)[0]
+    assert sorted(set(here[changed].tolist())) == [5, 31]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="too large for the interpreter")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("contrast", [1.0, 1.67])
+@pytest.mark.parametrize(("tokens", "width"), [(4096, 40), (1024, 80), (256, 160), (4095, 40)])
+def test_stable_diffusion_shapes_on_the_device(tokens: int, width: int, contrast: float, dtype: torch.dtype) -> None:
+    q, k, v = on_device(*attention_input(Case(1, 8, tokens, tokens, width), dtype))
+    of_query, of_key = on_device(labels("mixed", 1, tokens, 1), labels("mixed", 1, tokens, 2))
+    for restrict in (False, True):
+        result = cross_image_attention(
+            q,
+            k,
+            v,
+            contrast=contrast,
+            query_labels=of_query,
+            key_labels=of_key,
+            num_classes=3,
+            restrict=restrict,
+            impl="triton",
+        )
+        for head in range(8):
+            one = [t[:, head : head + 1] for t in (q, k, v)]
+            if restrict:
+                exact = plain.restricted(*doubles(*one), contrast, of_query, of_key)
+                same = plain.restricted(*one, contrast, of_query, of_key)
+            else:
+                exact, same = plain.attention(*doubles(*one), contrast), plain.attention(*one, contrast)
+            for c in range(3):
+                parts = (t[:, :, of_query == c] for t in (result.out[:, head : head + 1], same, exact))
+                assert_as_accurate(*parts)
