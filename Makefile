@@ -30,4 +30,4 @@ gpu:
 
 # Train the demonstration weights again.
 demo:
-	$(PYTHON) -m demo.train all --out output/demo
+	$(PYTHON) -m demo.train

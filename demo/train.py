@@ -1,4 +1,4 @@
-"""Train the embedded demonstration weights: ``python -m demo.train all --out FOLDER``.
+"""Train the embedded demonstration weights: ``python -m demo.train``.
 
 Everything is made from scratch: drawn tissue, mask images, and crops of the one example image. The result is a
 demonstration, not a model of tissue.
@@ -76,8 +76,12 @@ def _checkpoint(folder: Path, part: str) -> dict[str, Tensor]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
-    parser.add_argument("part", choices=("vae", "unet", "decoder", "all"), help="what to train, in this order")
-    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, logs, pictures")
+    parser.add_argument(
+        "part", nargs="?", default="all", choices=("vae", "unet", "decoder", "all"), help="what to train (default all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("output/demo"), help="for data, checkpoints, logs, pictures (output/demo)"
+    )
     parser.add_argument("--example", type=Path, default=Path("examples/ihc.png"), help="the real image")
     parser.add_argument("--minutes-vae", type=float, default=30.0, help="training time (default 30)")
     parser.add_argument("--minutes-unet", type=float, default=60.0, help="training time (default 60)")
