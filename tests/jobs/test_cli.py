@@ -224,7 +224,15 @@ def test_an_empty_mask_is_one_class_and_said_so(job, tmp_path, capsys):
 def test_an_interrupt_leaves_finished_images_and_no_half_written_file(job, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(ROOT / "cli.py"), "generate", *job, "--variants", "500"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores interrupts and would hand that down to the program.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     assert "image:" in line, process.stderr.read() if process.stderr else ""
