@@ -1,4 +1,4 @@
-"""Attention across images and class-wise statistics: one contract for each operation, three implementations.
+"""Attention across images, class-wise statistics and layers: one contract for each operation, three implementations.
 
 Every operation is a plain function with an explicit ``impl``:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from kernels.adain import adain_features, masked_adain
 from kernels.attention import class_statistics, cross_image_attention
+from kernels.layers import geglu, group_norm
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "adain_features",
     "class_statistics",
     "cross_image_attention",
+    "geglu",
+    "group_norm",
     "masked_adain",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -133,3 +134,13 @@ def check_no_gradient(reasons: Reasons, impl: str, tensors: dict[str, Tensor]) -
     if impl != "reference" and torch.is_grad_enabled():
         wanting = [name for name, t in tensors.items() if t.requires_grad]
         reasons.unless(not wanting, f"{' and '.join(wanting)} want gradients, which only impl='reference' gives here")
+
+
+def folded_stride(x: Tensor, first: int, last: int) -> int | None:
+    """The stride of dimensions first..last-1 taken as one; None where they do not fold, 1 where there are none."""
+    sides = list(zip(x.shape[first:last], x.stride()[first:last], strict=True))
+    sides = [(size, stride) for size, stride in sides if size > 1]
+    for (_, outer), (size, inner) in pairwise(sides):
+        if outer != size * inner:
+            return None
+    return sides[-1][1] if sides else 1

@@ -1,8 +1,8 @@
 """The specification: each operation written as its formula, in float32 or float64, on any device.
 
 Nothing here is fast or frugal: attention holds its whole [B, H, Nq, Nk] map. Half types are computed in
-float32 and rounded once, at the end. Arguments are checked by the public functions in ``kernels.attention``
-and ``kernels.adain``.
+float32 and rounded once, at the end. Arguments are checked by the public functions in ``kernels.attention``,
+``kernels.adain`` and ``kernels.layers``.
 """
 
 from __future__ import annotations
@@ -104,3 +104,23 @@ def adain_features(result: AttentionResult, query_labels: Tensor, eps: float) ->
         moved = normal * (result.key.variance[:, :, c, None] + eps).sqrt() + result.key.mean[:, :, c, None]
         adapted = torch.where(member[:, None, :, None], moved, adapted)
     return _layout(adapted, result.out.dtype)
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool, layout: torch.memory_format
+) -> Tensor:
+    """x [B, C, H, W] -> [B, C, H, W] in ``layout``."""
+    grouped = _wide(x).contiguous().view(x.shape[0], groups, -1, *x.shape[2:])  # [B, G, C/G, H, W]
+    mean = grouped.mean((2, 3, 4), keepdim=True)
+    variance = (grouped - mean).square().mean((2, 3, 4), keepdim=True)
+    normal = ((grouped - mean) / (variance + eps).sqrt()).flatten(1, 2)  # [B, C, H, W]
+    out = normal * _wide(weight)[:, None, None] + _wide(bias)[:, None, None]
+    if silu:
+        out = out * out.sigmoid()
+    return out.to(x.dtype).contiguous(memory_format=layout)
+
+
+def geglu(projected: Tensor) -> Tensor:
+    """projected [..., 2·C] -> [..., C]."""
+    value, gate = _wide(projected).chunk(2, -1)  # [..., C] each
+    return (value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2).to(projected.dtype)

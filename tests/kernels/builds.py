@@ -32,8 +32,8 @@ INTEGER_POINTERS = {
     "visited": "*i32",
     "tickets": "*i32",
 }
-FLOAT_POINTERS = {"counts", "moments", "mean_out", "variance_out"}
-DATA = {"q", "k", "v", "out", "x", "z", "source"}
+FLOAT_POINTERS = {"counts", "moments", "mean_out", "variance_out", "partials"}
+DATA = {"q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected"}
 FLOATS = {"exponent_scale", "contrast", "eps"}
 
 
@@ -56,9 +56,19 @@ def run(tool: str, *arguments: str | Path) -> str:
 
 
 def compiled(
-    kernel: Any, constants: dict[str, Any], dtype: str, architecture: int, options: dict[str, Any], *, sass: bool
+    kernel: Any,
+    constants: dict[str, Any],
+    dtype: str,
+    architecture: int,
+    options: dict[str, Any],
+    *,
+    sass: bool,
+    aligned_sizes: frozenset[str] = frozenset(),
 ) -> Build:
-    """Build as a launch would, with pointers, strides of rows and strides of images multiples of 16 bytes."""
+    """Build as a launch would, with pointers, strides of rows and strides of images multiples of 16 bytes.
+
+    ``aligned_sizes`` names further arguments that are multiples of 16.
+    """
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
         aligned = True
@@ -78,7 +88,7 @@ def compiled(
             aligned = False
         else:
             signature[name] = "i32"
-            aligned = name.endswith(("_batch", "_row"))
+            aligned = name.endswith(("_batch", "_row")) or name in aligned_sizes
         if aligned:
             attributes[(i,)] = [["tt.divisibility", 16]]
     made = triton.compile(

@@ -82,3 +82,40 @@ LABEL_PATTERNS = (
     ("one pixel", "without 0"),
     ("without 0", "all in one"),
 )
+
+
+@dataclass(frozen=True)
+class NormCase:
+    """One shape of group normalisation. ``layout`` says where x lies in memory."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    groups: int
+    layout: str = "contiguous"
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.channels}x{self.height}x{self.width}-{self.groups}-{self.layout}"
+
+
+def norm_input(
+    case: NormCase, dtype: torch.dtype, *, mean: float = 0.5, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, C, H, W], whose channels differ in mean and spread, weight [C] and bias [C]."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(case.batch, case.channels, case.height, case.width, generator=g)
+    spread = torch.rand(case.channels, 1, 1, generator=g) + 0.5
+    x = x * spread + mean + torch.randn(case.channels, 1, 1, generator=g)
+    weight, bias = torch.randn(2, case.channels, generator=g).to(dtype)
+    x = x.to(dtype)
+    if case.layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if case.layout == "surrounded":
+        x = torch.nn.functional.pad(x, (0, 0, 0, 0, 2, 1), value=math.nan)[:, 2:-1]
+    if case.layout == "channels last surrounded":
+        x = torch.nn.functional.pad(x, (0, 0, 0, 0, 2, 1), value=math.nan)
+        x = x.contiguous(memory_format=torch.channels_last)[:, 2:-1]
+    if case.layout == "transposed":
+        x = x.transpose(2, 3).contiguous().transpose(2, 3)
+    return x, weight, bias

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -77,3 +78,33 @@ def adain(z: Tensor, source: Tensor, z_labels: Tensor, source_labels: Tensor, cl
                 normal = (x - x.mean()) / torch.sqrt(x.var() + 1e-5)
                 result[b, channel][here_labels == c] = normal * torch.sqrt(y.var() + 1e-5) + y.mean()
     return result
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
+    """PyTorch's own on contiguous memory: for channels last its CPU kernel subtracts squares."""
+    out = F.group_norm(x.contiguous(), groups, weight, bias, eps)
+    return F.silu(out) if silu else out
+
+
+def group_norm_terms(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What float32 roundings inside group normalisation are relative to: [B, C, H, W] in float64.
+
+    x and the mean are each off by a rounding of theirs before they meet: (|x| + |mean|) / deviation · |weight|, and
+    the shift |bias| beside it.
+    """
+    grouped = x.double().unflatten(1, (groups, -1))  # [B, G, C/G, H, W]
+    variance, mean = torch.var_mean(grouped, (2, 3, 4), correction=0, keepdim=True)
+    size = ((grouped.abs() + mean.abs()) / (variance + eps).sqrt()).flatten(1, 2)
+    return size * weight.double().abs()[:, None, None] + bias.double().abs()[:, None, None]
+
+
+def geglu(projected: Tensor) -> Tensor:
+    """As the published networks write it."""
+    value, gate = projected.chunk(2, -1)
+    return value * F.gelu(gate)
+
+
+def geglu_terms(projected: Tensor) -> Tensor:
+    """What float32 roundings inside GEGLU are relative to: value · gate · (1 + erf), and 1 + erf off by its own."""
+    value, gate = projected.double().abs().chunk(2, -1)
+    return value * (1 + gate)

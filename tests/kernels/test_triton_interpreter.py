@@ -14,12 +14,13 @@ import torch
 from kernels import class_statistics, cross_image_attention
 
 ROOT = Path(__file__).parents[2]
-NUMERICS = Path(__file__).with_name("test_triton_numerics.py")
 
 
-def test_triton_kernels_agree_with_float64_in_the_interpreter() -> None:
+@pytest.mark.parametrize("numerics", ["test_triton_numerics.py", "test_triton_layers.py"])
+def test_triton_kernels_agree_with_float64_in_the_interpreter(numerics: str) -> None:
+    file = str(Path(__file__).with_name(numerics))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", str(NUMERICS)],
+        [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", file],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

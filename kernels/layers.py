@@ -1,0 +1,119 @@
+"""Group normalisation with SiLU, and the gated GELU of feed-forward layers: checked here, computed by ``impl``.
+
+B batch, C channels, G groups, H and W height and width of the grid.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels import checks, reference, torch_layers
+from kernels.layer_configs import MOST_POSITIONS, MOST_STRIDE
+from kernels.results import Implementation
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float,
+    silu: bool = False,
+    impl: Implementation = "torch",
+) -> Tensor:
+    """Normalise each group of adjoining channels of each image, scale and shift each channel, and take SiLU or not.
+
+    ``y = (x - mean) / sqrt(variance + eps) · weight + bias`` with the mean and the biased variance of the C/G·H·W
+    values of a group (Wu and He, arXiv 1803.08494, equation 1); with ``silu`` the result is ``y · sigmoid(y)``
+    (Elfwing et al., arXiv 1702.03118). Variances are sums of squared deviations, so a mean far from 0 costs them
+    nothing.
+
+    Args:
+        x: [B, C, H, W]; float16, bfloat16, float32 or float64. Any strides, but for ``impl="triton"`` all H·W positions
+            must be one stride apart, as they are in contiguous and in channels-last tensors, and at most 2²³.
+        groups: G, a divisor of C.
+        weight: [C], x's dtype.
+        bias: [C], x's dtype.
+        eps: added to the variance.
+        silu: whether SiLU follows.
+        impl: which implementation; see the package. Statistics are float32 (float64 for float64).
+
+    Returns:
+        A new tensor [B, C, H, W] in x's dtype: channels last where x is, contiguous otherwise.
+
+    Raises:
+        ValueError: naming every reason at once.
+    """
+    reasons = checks.Reasons("group_norm")
+    checks.check_impl(reasons, impl)
+    checks.check_alike(reasons, {"x": x, "weight": weight, "bias": bias})
+    checks.check_triton(reasons, impl, x)
+    if impl == "triton":
+        checks.check_no_gradient(reasons, impl, {"x": x, "weight": weight, "bias": bias})
+    reasons.unless(math.isfinite(eps) and eps >= 0, f"eps must be finite and not below 0, is {eps}")
+    positive = reasons.unless(groups >= 1, f"groups must be at least 1, is {groups}")
+    if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, C, H, W], is {checks.shape(x)}"):
+        channels = x.shape[1]
+        reasons.unless(not positive or channels % groups == 0, f"{groups} groups do not divide {channels} channels")
+        for name, t in (("weight", weight), ("bias", bias)):
+            reasons.unless(t.shape == (channels,), f"{name} must be [{channels}], is {checks.shape(t)}")
+        if impl == "triton":
+            row, strides = checks.folded_stride(x, 2, 4), list(x.stride())
+            reasons.unless(row is not None, f"impl='triton' needs positions one stride apart, not strides {strides}")
+            near = max(x.shape[2] * x.shape[3], strides[1]) <= MOST_POSITIONS and (row is None or row <= MOST_STRIDE)
+            most = f"at most {MOST_POSITIONS} positions, channels as far apart and positions {MOST_STRIDE}"
+            reasons.unless(near, f"impl='triton' takes {most}, not {checks.shape(x)} with strides {strides}")
+    reasons.throw()
+
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if impl == "reference":
+        return reference.group_norm(x, groups, weight, bias, eps, silu, layout)
+    if impl == "torch":
+        return torch_layers.group_norm(x, groups, weight, bias, eps, silu, layout)
+    from kernels import triton_group_norm
+
+    return triton_group_norm.group_norm(x, groups, weight, bias, eps, silu, layout)
+
+
+def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
+    """Gate the first half of a projection by the GELU of its second half.
+
+    ``value · gate · (1 + erf(gate / √2)) / 2`` with ``value, gate = projected.chunk(2, -1)``: the exact GELU, not its
+    approximation by tanh. (Shazeer, arXiv 2002.05202, GEGLU.)
+
+    Args:
+        projected: [..., 2·C]; float16, bfloat16, float32 or float64. Any strides, but for ``impl="triton"`` the
+            dimensions before the last must fold to one.
+        impl: which implementation; see the package.
+
+    Returns:
+        A new tensor [..., C] in the dtype of ``projected``, contiguous where that is.
+
+    Raises:
+        ValueError: naming every reason at once.
+    """
+    reasons = checks.Reasons("geglu")
+    checks.check_impl(reasons, impl)
+    checks.check_alike(reasons, {"projected": projected})
+    checks.check_triton(reasons, impl, projected)
+    if impl == "triton":
+        checks.check_no_gradient(reasons, impl, {"projected": projected})
+    shaped = projected.ndim >= 1 and projected.numel() > 0 and projected.shape[-1] % 2 == 0
+    if reasons.unless(shaped, f"projected must be [..., 2·C], is {checks.shape(projected)}") and impl == "triton":
+        even = checks.folded_stride(projected, 0, projected.ndim - 1) is not None
+        strides = list(projected.stride())
+        reasons.unless(even, f"impl='triton' needs rows one stride apart, projected has strides {strides}")
+    reasons.throw()
+
+    if impl == "reference":
+        return reference.geglu(projected)
+    if impl == "torch":
+        return torch_layers.geglu(projected)
+    from kernels import triton_geglu
+
+    return triton_geglu.geglu(projected)

@@ -1,0 +1,35 @@
+"""``impl="torch"``: group normalisation and GEGLU with no tensor beside the result where PyTorch allows it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.torch_statistics import accumulator
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool, layout: torch.memory_format
+) -> Tensor:
+    """x [B, C, H, W] -> [B, C, H, W] in ``layout``.
+
+    For channels last PyTorch's CPU kernel takes the variance as E[x²] - E[x]². The groups' means are taken off before
+    it, which changes nothing else.
+    """
+    if layout == torch.channels_last and x.device.type == "cpu":
+        dtype = accumulator(x.dtype)
+        mean = x.mean((2, 3), dtype=dtype).view(x.shape[0], groups, -1).mean(2)  # [B, groups]
+        shift = mean.repeat_interleave(x.shape[1] // groups, 1)[:, :, None, None]  # [B, C, 1, 1]
+        out = F.group_norm(x - shift, groups, weight.to(dtype), bias.to(dtype), eps)
+    else:
+        out = F.group_norm(x.contiguous(), groups, weight, bias, eps)
+    if silu:
+        out = F.silu(out, inplace=True)
+    return out.to(x.dtype).contiguous(memory_format=layout)
+
+
+def geglu(projected: Tensor) -> Tensor:
+    """projected [..., 2·C] -> [..., C]; the product is formed in the memory of the gate's GELU."""
+    value, gate = projected.chunk(2, -1)  # [..., C] each
+    return F.gelu(gate).mul_(value)
