@@ -1,4 +1,4 @@
-"""``impl="torch"``: AdaIN on the positions of each class alone."""
+"""``impl="torch"``: AdaIN of latents by masks, of attention features on the positions of each class alone."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ from kernels.torch_statistics import accumulator
 def masked_adain(
     z: Tensor, source: Tensor, z_labels: Tensor, source_labels: Tensor, classes: tuple[int, ...], eps: float
 ) -> Tensor:
-    """z [B, C, h, w], source [B, C, h', w'], labels [B, h, w] and [B, h', w'] -> [B, C, h, w]."""
+    """z [B, C, h, w], source [B, C, h', w'], labels [B, h, w] and [B, h', w'] -> [B, C, h, w].
+
+    Masks instead of indices: latents are small, and the size of an index would have to be read back from a GPU.
+    """
     dtype = accumulator(z.dtype)
-    result = z.flatten(2).clone(memory_format=torch.contiguous_format)  # [B, C, h·w]
-    for b in range(z.shape[0]):
-        origin = source[b].flatten(1)  # [C, h'·w']
-        for c in classes:
-            here = (z_labels[b].flatten() == c).nonzero()[:, 0]
-            there = (source_labels[b].flatten() == c).nonzero()[:, 0]
-            if min(len(here), len(there)) < 2:
-                continue
-            values = result[b][:, here].to(dtype)  # [C, positions]
-            variance, mean = torch.var_mean(values, 1, keepdim=True)
-            wanted_variance, wanted_mean = torch.var_mean(origin[:, there].to(dtype), 1, keepdim=True)
-            values.sub_(mean).mul_(((wanted_variance + eps) / (variance + eps)).sqrt_()).add_(wanted_mean)
-            result[b].index_copy_(1, here, values.to(z.dtype))
-    return result.view(z.shape)
+    old, origin = z.flatten(2).to(dtype), source.flatten(2).to(dtype)  # [B, C, positions]
+    result = z.flatten(2)
+    for c in classes:
+        here, there = ((labels == c).flatten(1)[:, None] for labels in (z_labels, source_labels))  # [B, 1, positions]
+        count, mean, variance = _moments(old, here)
+        wanted_count, wanted_mean, wanted_variance = _moments(origin, there)
+        scale = ((wanted_variance + eps) / (variance + eps)).sqrt_()  # [B, C, 1]
+        moved = (old - mean).mul_(scale).add_(wanted_mean).to(z.dtype)
+        enough = (count >= 2) & (wanted_count >= 2)  # [B, 1, 1]
+        result = torch.where(here & enough, moved, result)
+    return result.reshape(z.shape).clone(memory_format=torch.contiguous_format)
+
+
+def _moments(x: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count [B, 1, 1], mean and unbiased variance [B, C, 1] of x [B, C, N] over the positions ``member`` [B, 1, N]."""
+    count = member.sum(2, keepdim=True)
+    mean = torch.where(member, x, 0).sum(2, keepdim=True) / count.clamp(min=1)
+    squares = torch.where(member, x - mean, 0).square_().sum(2, keepdim=True)
+    return count, mean, squares / (count - 1).clamp(min=1)
 
 
 @torch.no_grad()
