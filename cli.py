@@ -107,6 +107,15 @@ def _add_shared(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup)
     machine.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16 (auto: fp16 on CUDA, else fp32)")
     if parser.prog.endswith("generate"):
         machine.add_argument("--impl", default="auto", help="of attention: auto, reference, torch or triton (auto)")
+        machine.add_argument(
+            "--batch-size", default="auto", metavar="N", help="images at once; changes speed and memory alone (auto)"
+        )
+        machine.add_argument(
+            "--keep",
+            default="auto",
+            metavar="PLACE=SIZE,…",
+            help="room for what an origin lends to later batches, such as device=2GB,host=8GB,disk=20GB; 0 is none (auto)",
+        )
 
 
 def _whole(flag: str, text: str) -> int:
@@ -142,6 +151,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         dtype=arguments.dtype,
         impl=arguments.impl,
+        batch_size=arguments.batch_size,
+        keep=arguments.keep,
     )
     with Reporter() as reporter:
         for event in generate.run(request):

@@ -23,7 +23,8 @@ import model
 from model.layers import Attention, Borrowed
 from patches.images import read_image
 from patches.labels import read_label_set
-from sampler.generate import Patch, generate
+from sampler.generate import generate
+from sampler.patch import Patch
 from sampler.settings import choose, read_recommended
 
 ROOT = Path(__file__).parents[1]
@@ -50,12 +51,12 @@ def main() -> int:
     counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x, key_value = inputs
-        if not isinstance(key_value, Borrowed) or not isinstance(module, Attention) or key_value.contrast <= 1:
+        x, source = inputs
+        if not isinstance(source, Borrowed) or not isinstance(module, Attention) or source.contrast <= 1:
             return
-        q, k = module.split(module.to_q(x)), key_value.key_value.key
+        q, k = module.split(module.to_q(x)), module.keys_values(source.tokens).key
         for rows, columns in TILES:
-            needed, tiles = visited(q, k, key_value.contrast, rows, columns)
+            needed, tiles = visited(q, k, source.contrast, rows, columns)
             counts[q.shape[2], rows, columns][0] += needed
             counts[q.shape[2], rows, columns][1] += tiles
 

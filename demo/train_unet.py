@@ -106,14 +106,13 @@ def denoising_loss(
     """
     abar = cumulative_alphas().to(noise.device)[batch.t][:, None, None, None]
     noisy = abar.sqrt() * batch.clean + (1.0 - abar).sqrt() * noise
-    context = states[batch.captions]
+    condition = unet.condition(states[batch.captions], batch.t)
     source = None
     if swapped:
-        own = unet.keys_values(noisy, batch.t, context, levels=(0, 1))
         partner = torch.arange(len(noisy), device=noisy.device) ^ 1
-        borrowed = {layer: type(kv)(kv.key[partner], kv.value[partner]) for layer, kv in own.items()}
-        source = Source(borrowed, contrast=1.0, impl="torch")
-    error = (unet(noisy, batch.t, context, source=source).float() - noise).square().mean(dim=(1, 2, 3))
+        lent = {layer: tokens[partner] for layer, tokens in unet.lend(noisy, condition, levels=(0, 1)).items()}
+        source = Source(lent, contrast=1.0, impl="torch")
+    error = (unet.predict(noisy, condition, source=source).float() - noise).square().mean(dim=(1, 2, 3))
     ratio = (abar / (1.0 - abar)).flatten()
     weight = snr_limit / (ratio + snr_limit)
     return (weight * error).sum() / weight.sum()

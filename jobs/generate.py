@@ -17,14 +17,24 @@ from torch import Tensor
 import model
 from jobs import VERSION
 from jobs.options import as_arguments
-from jobs.resources import check_memory, choose_device, choose_dtype, choose_impl
+from jobs.resources import (
+    check_memory,
+    choose_batch,
+    choose_budget,
+    choose_device,
+    choose_dtype,
+    choose_impl,
+    read_batch_size,
+)
 from model.errors import InputError
 from patches.images import crop, pad_to_multiple, read_image, write_png
 from patches.labels import ClassMap, LabelSet, check_same_size, read_label_set
 from patches.output import Output, check_output_file, plan_outputs, replacing
 from patches.panel import panel
 from patches.record import Record, Value, file_sha256
-from sampler.generate import Patch, Progress, Result, generate
+from sampler.execution import Execution
+from sampler.generate import Progress, Result, Task, generate_series
+from sampler.patch import Patch
 from sampler.settings import Settings, choose, read_recommended
 
 MULTIPLE = 64
@@ -51,6 +61,8 @@ class Request:
     device: str
     dtype: str
     impl: str
+    batch_size: str = "auto"
+    keep: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Written:
 
 
 def run(request: Request) -> Iterator[Note | Progress | Written]:
-    """Make every image asked for, one after the other. Raises InputError, before the first, for bad input."""
+    """Make every image asked for, in batches. Raises InputError, before the first, for bad input."""
     for name, value in (("--variants", request.variants - 1), ("--seed", request.seed)):
         if value < 0:
             raise InputError(f"{name}: must be {'1' if name == '--variants' else '0'} or more")
@@ -80,6 +92,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     dtype = choose_dtype(request.dtype, device)
     impl = choose_impl(request.impl, device)
     settings, notes = _settings(request)
+    batch, budget = read_batch_size(request.batch_size), choose_budget(request.keep, device)
 
     image = read_image(request.origin)
     masks = (request.origin_mask, *request.target_masks)
@@ -102,24 +115,25 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     }
     digests = {str(path): file_sha256(path) for path in dict.fromkeys(inputs)}
 
-    for item, latents_path in zip(planned, latent_files, strict=True):
-        target = labels.maps[1 + item.target]
-        patch = Patch(
-            pad_to_multiple(image, MULTIPLE),
-            pad_to_multiple(labels.maps[0], MULTIPLE),
-            pad_to_multiple(target, MULTIPLE),
-            len(labels.classes),
-        )
-        if item.variant == 0:
-            yield from _warnings(patch, settings, labels, request.target_masks[item.target], loaded.config.vae.factor)
-        seed = request.seed + item.variant
-        for event in generate(loaded, patch, settings, seed=seed, impl=impl):
-            if isinstance(event, Progress):
-                yield event
-                continue
-            record = _record(request, settings, labels.classes, item, seed, digests, details)
-            _write(event, image, labels, target, item, latents_path, record)
-            yield Written(item.image, item.panel, latents_path)
+    origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
+    targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
+    patches = [Patch(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    for path, patch in zip(request.target_masks, patches, strict=True):
+        yield from _warnings(patch, settings, labels, path, loaded.config.vae.factor)
+    tasks = [Task(patches[item.target], request.seed + item.variant) for item in planned]
+    if batch is None:
+        sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
+        batch = choose_batch(loaded.config, sides, dtype, device)
+    execution = Execution(impl=impl, batch=batch, budget=budget)
+    for event in generate_series(loaded, tasks, settings, execution):
+        if isinstance(event, Progress):
+            yield event
+            continue
+        item, latents_path = planned[event.index], latent_files[event.index]
+        seed, target = tasks[event.index].seed, labels.maps[1 + item.target]
+        record = _record(request, settings, labels.classes, item, seed, digests, details)
+        _write(event, image, labels, target, item, latents_path, record)
+        yield Written(item.image, item.panel, latents_path)
 
 
 def _settings(request: Request) -> tuple[Settings, list[str]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 
 import torch
 
 from kernels import Implementation
 from model.config import ModelConfig
 from model.errors import InputError
+from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GPU_BATCH, CPU_BATCH = 16, 4
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
 
@@ -52,6 +56,69 @@ def choose_impl(name: str, device: torch.device) -> Implementation:
     if name == "triton" and device.type != "cuda":
         raise InputError("--impl triton: the Triton kernels need --device cuda; use --impl torch on the CPU")
     return IMPLS[name]
+
+
+def unet_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:
+    """Roughly the memory that the UNet takes for each image of ``height`` × ``width`` px in a batch.
+
+    The skip connections, of two passes that part in the decoder, and at the widest moment the gated feed-forward of
+    level 0: eight times its tokens, and as much again for what is beside them.
+    """
+    unet, positions = config.unet, height * width // config.vae.factor**2
+    skips = sum(
+        (unet.layers_per_block + 1) * unet_width * positions // 4**level for level, unet_width in enumerate(unet.widths)
+    )
+    return (2 * skips + 16 * unet.widths[0] * positions) * dtype.itemsize
+
+
+def read_batch_size(text: str) -> int | None:
+    """A number of images, or None for ``auto``. Raises InputError for other text."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and int(text) > 0):
+        raise InputError(f"--batch-size {text!r}: must be auto or a whole number above 0")
+    return int(text)
+
+
+def choose_batch(
+    config: ModelConfig, shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device
+) -> int:
+    """How many latents go through the UNet at once: as many as half of the free memory takes, up to a limit.
+
+    ``shapes`` are [H, W] of all images. A CPU gains nothing from more than a few.
+    """
+    # Beside the UNet's work each image holds what its structure lends, six steps in the method's presets.
+    factor = config.vae.factor
+    each = max(
+        unet_bytes(config, h, w, dtype) + 6 * lent_bytes(config.unet, h * w // factor**2, (0, 1), dtype)
+        for h, w in shapes
+    )
+    limit = GPU_BATCH if device.type == "cuda" else CPU_BATCH
+    return max(1, min(limit, free_bytes(device) // 2 // each))
+
+
+def choose_budget(text: str, device: torch.device) -> Budget:
+    """Room for what origins lend. ``auto``: a quarter of the memory free on the device and, beside a GPU, on the host.
+
+    Otherwise places and sizes, such as ``device=2GB,host=8GB,disk=20GB``, or ``0`` to keep nothing.
+
+    Raises:
+        InputError: text that is none of these.
+    """
+    if text == "auto":
+        host = free_bytes(torch.device("cpu")) // 4 if device.type == "cuda" else 0
+        return Budget(device=free_bytes(device) // 4, host=host)
+    if text == "0":
+        return Budget()
+    places: dict[str, int] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"(device|host|disk)=(\d+(?:\.\d+)?)(MB|GB)", part.strip())
+        if found is None or found[1] in places:
+            raise InputError(
+                f"--keep {text!r}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
+            )
+        places[found[1]] = int(float(found[2]) * {"MB": 1e6, "GB": 1e9}[found[3]])
+    return Budget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))
 
 
 def wanted_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:

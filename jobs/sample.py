@@ -15,6 +15,7 @@ from model.errors import InputError
 from patches.images import write_png
 from patches.output import plan_outputs
 from patches.record import Record
+from sampler.execution import Execution
 from sampler.generate import Progress
 from sampler.text_to_image import text_to_image
 
@@ -65,7 +66,13 @@ def run(request: Request) -> Iterator[Progress | Path]:
     )
     size = (request.size, request.size)
     for event in text_to_image(
-        loaded, request.prompt, seed=request.seed, size=size, count=request.steps, scale=request.guidance
+        loaded,
+        request.prompt,
+        seed=request.seed,
+        size=size,
+        count=request.steps,
+        scale=request.guidance,
+        execution=Execution(),
     ):
         if isinstance(event, Progress):
             yield event

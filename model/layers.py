@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from kernels import Implementation, adain_features, cross_image_attention
+from kernels import Implementation, adain_features, cross_image_attention, geglu, group_norm
 
 
 class KeyValue(NamedTuple):
@@ -43,20 +43,21 @@ class Classes:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """Keys and values that a self-attention layer uses in place of its own (cross-image attention).
+    """Tokens that a self-attention layer makes its keys and values from, in place of its own (cross-image attention).
 
-    ``contrast`` is beta of method step 3, ``impl`` the implementation asked of ``kernels``; ``classes`` None treats all
-    positions alike. A batch of 1 serves every image of the batch.
+    ``tokens`` [B or 1, N', C] are what the same layer was given in another image's pass (`SpatialTransformer.enter`);
+    a batch of 1 serves every image. ``contrast`` is beta of method step 3, ``impl`` the implementation asked of
+    ``kernels``; ``classes`` None treats all positions alike.
     """
 
-    key_value: KeyValue
+    tokens: Tensor
     contrast: float
     impl: Implementation
     classes: Classes | None = None
 
-    def attend(self, q: Tensor) -> Tensor:
-        """Queries [B, h, N, D] -> output [B, h, N, D]."""
-        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in self.key_value)
+    def attend(self, q: Tensor, key_value: KeyValue) -> Tensor:
+        """Queries [B, h, N, D] to the keys and values [B or 1, h, N', D] of ``tokens`` -> output [B, h, N, D]."""
+        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in key_value)
         if self.classes is None:
             return cross_image_attention(q, k, v, contrast=self.contrast, impl=self.impl)
         result = cross_image_attention(
@@ -100,7 +101,7 @@ class TimestepMLP(nn.Module):
 class ResnetBlock(nn.Module):
     """Two 3×3 convolutions with GroupNorm and SiLU, a time shift between them, and a shortcut.
 
-    ``time_width`` is None in the autoencoder, which knows no time. [B, C_in, H, W] -> [B, C_out, H, W].
+    ``time_width`` is None in the autoencoder, which knows no time.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_width: int | None) -> None:
@@ -112,11 +113,18 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        if self.time_emb_proj is not None and time is not None:
-            h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
+    def shift(self, time: Tensor) -> Tensor:
+        """What the time embedding [B, time_width] adds between the convolutions: [B, C_out, 1, 1]."""
+        if self.time_emb_proj is None:
+            raise ValueError("this block was made without a time embedding")
+        return self.time_emb_proj(F.silu(time))[:, :, None, None]
+
+    def forward(self, x: Tensor, shift: Tensor | None, impl: Implementation) -> Tensor:
+        """[B, C_in, H, W], with `shift` [B or 1, C_out, 1, 1] if the block knows time -> [B, C_out, H, W]."""
+        h = self.conv1(normalise(self.norm1, x, silu=True, impl=impl))
+        if shift is not None:
+            h = h + shift
+        h = self.conv2(normalise(self.norm2, h, silu=True, impl=impl))
         shortcut: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + h
 
@@ -147,6 +155,8 @@ class Upsample(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of tokens [B, N, C] to tokens [B, M, C_context], projections without bias."""
 
+    fused: Tensor | None
+
     def __init__(self, channels: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -154,6 +164,17 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_width, channels, bias=False)
         self.to_v = nn.Linear(context_width, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.register_buffer("fused", None, persistent=False)
+
+    def fuse(self) -> None:
+        """Lay the three projections' weights together, [3 C, C], so that one product does for all.
+
+        For self-attention alone, once the weights are final; the parameters become views of the whole.
+        """
+        layers = (self.to_q, self.to_k, self.to_v)
+        self.fused = torch.cat([layer.weight.detach() for layer in layers])
+        for layer, part in zip(layers, self.fused.chunk(3), strict=True):
+            layer.weight = nn.Parameter(part, requires_grad=False)
 
     def split(self, tokens: Tensor) -> Tensor:
         """[B, N, h·D] -> a view [B, h, N, D]."""
@@ -161,14 +182,28 @@ class Attention(nn.Module):
 
     def keys_values(self, context: Tensor) -> KeyValue:
         """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
-        return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
+        if self.fused is None:
+            return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
+        k, v = F.linear(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
+        return KeyValue(self.split(k), self.split(v))
 
-    def forward(self, x: Tensor, key_value: KeyValue | Borrowed) -> Tensor:
-        q = self.split(self.to_q(x))
-        if isinstance(key_value, Borrowed):
-            out = key_value.attend(q)
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, KeyValue]:
+        """Project ``x`` [B, N, C] to its own queries [B, h, N, D], keys and values."""
+        if self.fused is None:
+            return self.split(self.to_q(x)), self.keys_values(x)
+        q, k, v = (self.split(part) for part in F.linear(x, self.fused).chunk(3, dim=-1))
+        return q, KeyValue(k, v)
+
+    def forward(self, x: Tensor, source: KeyValue | Borrowed | None) -> Tensor:
+        """Attend from ``x`` [B, N, C] to ``source``, whose batch may be 1; None means to ``x`` itself."""
+        if source is None:
+            q, (k, v) = self.queries_keys_values(x)
+            out = F.scaled_dot_product_attention(q, k, v)
+        elif isinstance(source, Borrowed):
+            out = source.attend(self.split(self.to_q(x)), self.keys_values(source.tokens))
         else:
-            out = F.scaled_dot_product_attention(q, key_value.key, key_value.value)
+            k, v = (t.expand(x.shape[0], -1, -1, -1) for t in source)
+            out = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)
         return self.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -179,9 +214,8 @@ class GEGLU(nn.Module):
         super().__init__()
         self.proj = nn.Linear(channels, 2 * hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
+        return geglu(self.proj(x), impl=impl)
 
 
 class FeedForward(nn.Module):
@@ -191,8 +225,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
+        return self.net[2](self.net[0](x, impl))
 
 
 class TransformerBlock(nn.Module):
@@ -207,15 +241,17 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels, eps=eps)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Tensor, given: KeyValue | Borrowed | None) -> Tensor:
-        normed = self.norm1(x)
-        x = x + self.attn1(normed, self.attn1.keys_values(normed) if given is None else given)
-        x = x + self.attn2(self.norm2(x), self.attn2.keys_values(context))
-        return x + self.ff(self.norm3(x))
+    def forward(
+        self, x: Tensor, normed: Tensor, text: KeyValue, borrowed: Borrowed | None, impl: Implementation
+    ) -> Tensor:
+        """Tokens ``x`` [B, N, C], and ``normed`` after the first norm -> [B, N, C]."""
+        x = x + self.attn1(normed, borrowed)
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x), impl)
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over the grid's positions: [B, C, H, W] -> [B, C, H, W] (LDM, section 3.3)."""
+    """A transformer block over the grid's positions (LDM, section 3.3), in two parts."""
 
     def __init__(
         self, channels: int, *, heads: int, context_width: int, groups: int, group_norm_eps: float, eps: float
@@ -228,17 +264,39 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the transformer's input [B, N, C]."""
-        return rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+    @property
+    def block(self) -> TransformerBlock:
+        """The one block that there is in SD-1.x."""
+        return cast(TransformerBlock, self.transformer_blocks[0])
 
-    def keys_values(self, x: Tensor) -> KeyValue:
-        """Keys and values [B, h, N, D] of the self-attention, for this layer's input ``x`` [B, C, H, W]."""
-        block = cast(TransformerBlock, self.transformer_blocks[0])
-        return block.attn1.keys_values(block.norm1(self.tokens(x)))
+    def text(self, context: Tensor) -> KeyValue:
+        """Keys and values [B, h, 77, D] of the text states [B, 77, W]: the same in every call with that text."""
+        return self.block.attn2.keys_values(context)
 
-    def forward(self, x: Tensor, context: Tensor, given: KeyValue | Borrowed | None = None) -> Tensor:
-        """Attend to ``given`` keys and values in the self-attention; None means the layer's own."""
-        tokens = self.transformer_blocks[0](self.tokens(x), context, given)
+    def enter(self, x: Tensor, impl: Implementation) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] -> tokens [B, N, C] before and after the first norm; the latter are what other images borrow."""
+        grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
+        tokens = rearrange(grid, "b c h w -> b (h w) c")
+        return tokens, self.block.norm1(tokens)
+
+    def finish(
+        self,
+        x: Tensor,
+        entered: tuple[Tensor, Tensor],
+        text: KeyValue,
+        borrowed: Borrowed | None,
+        impl: Implementation,
+    ) -> Tensor:
+        """The layer's output [B, C, H, W] for its input ``x`` and what `enter` made of it."""
+        tokens = self.block(*entered, text, borrowed, impl)
         grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
         return x + self.proj_out(grid)
+
+    def forward(self, x: Tensor, context: Tensor, impl: Implementation = "torch") -> Tensor:
+        """[B, C, H, W] with text states [B, 77, W] -> [B, C, H, W]."""
+        return self.finish(x, self.enter(x, impl), self.text(context), None, impl)
+
+
+def normalise(norm: nn.GroupNorm, x: Tensor, *, silu: bool, impl: Implementation) -> Tensor:
+    """``norm`` of ``x`` [B, C, H, W] by ``kernels``, followed by SiLU where ``silu`` says so."""
+    return group_norm(x, norm.num_groups, norm.weight, norm.bias, eps=norm.eps, silu=silu, impl=impl)

@@ -1,8 +1,9 @@
 """The denoising UNet of Stable Diffusion 1.x (Rombach et al., arXiv 2112.10752), in parts that can be run apart.
 
 ``encode`` runs the down blocks and the middle, ``advance`` the decoder up to some layer, ``decode`` the rest; a state
-between them is a value, so that passes which agree up to some layer share the work before it. Where a decoder layer
-takes its keys and values from is an argument of the call (`Source`), never state of the network.
+between them is a value, so that passes which agree up to some layer share the work before it. What does not depend on
+the latents is a value too (`Condition`), made once for all calls of a run. Where a decoder layer takes its keys and
+values from is an argument of the call (`Source`), never state of the network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import Implementation
@@ -27,6 +27,7 @@ from model.layers import (
     SpatialTransformer,
     TimestepMLP,
     Upsample,
+    normalise,
     timestep_embedding,
 )
 
@@ -38,40 +39,64 @@ class Layer(NamedTuple):
     position: int
 
 
-KeysValues = Mapping[Layer, KeyValue]
+Lent = Mapping[Layer, Tensor]
+"""What an image lends to others: the tokens [B, N, C] that each self-attention layer made its keys and values from."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where decoder layers take keys and values from: every layer in ``keys_values`` uses those given there.
+    """Where decoder layers take keys and values from: every layer in ``lent`` makes them from the tokens given there.
 
-    ``contrast`` is beta of method step 3 and ``impl`` the kernels' implementation, both for these layers; ``classes``
-    are those of queries and keys by level, where attention is to know them.
+    ``contrast`` is beta of method step 3 and ``impl`` the attention's implementation, both for these layers;
+    ``classes`` are those of queries and keys by level, where attention is to know them.
     """
 
-    keys_values: KeysValues
+    lent: Lent
     contrast: float
     impl: Implementation
     classes: Mapping[int, Classes] = field(default_factory=dict)
 
+    @property
+    def first(self) -> Layer:
+        """The first of the layers that borrow, in the order in which they run."""
+        return min(self.lent, key=lambda layer: (-layer.level, layer.position))
+
     def at(self, layer: Layer) -> Borrowed | None:
         """What ``layer`` borrows, or None if it attends to itself."""
-        key_value = self.keys_values.get(layer)
-        if key_value is None:
+        tokens = self.lent.get(layer)
+        if tokens is None:
             return None
-        return Borrowed(key_value, self.contrast, self.impl, self.classes.get(layer.level))
+        return Borrowed(tokens, self.contrast, self.impl, self.classes.get(layer.level))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that a call needs besides the latents. Made once for a run, by `UNet.condition`.
+
+    ``text`` holds each transformer's keys and values of the text, [B or 1, h, 77, D], ``shifts`` each resnet's time
+    shift, [rows, C, 1, 1] with one row for all images or one for each. ``free_u`` is None or acts on every call;
+    ``impl`` is the implementation of the norms and gates.
+    """
+
+    text: Mapping[nn.Module, KeyValue]
+    shifts: Mapping[nn.Module, Tensor]
+    free_u: FreeU | None
+    impl: Implementation
+
+    def rows(self, first: int, last: int) -> Condition:
+        """The same with rows ``first`` to ``last`` of the shifts alone: views, so nothing is copied or computed."""
+        return replace(self, shifts={resnet: shift[first : last + 1] for resnet, shift in self.shifts.items()})
 
 
 @dataclass(frozen=True)
 class State:
-    """The UNet within its decoder: features ``h`` [B, C, H, W], what the down path left, time [B, 4·w0].
+    """The UNet within its decoder: features ``h`` [B, C, H, W], and what the down path left.
 
     ``before`` is the layer whose resnet has run and whose attention comes next; None before the first.
     """
 
     h: Tensor
     skips: tuple[Tensor, ...]
-    time: Tensor
     before: Layer | None
 
 
@@ -132,11 +157,30 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, config.widths[0], eps=config.resnet_eps)
         self.conv_out = nn.Conv2d(config.widths[0], config.out_channels, 3, padding=1)
 
-    def forward(
-        self, z: Tensor, t: int | Tensor, context: Tensor, *, source: Source | None = None, free_u: FreeU | None = None
-    ) -> Tensor:
-        """Noise prediction eps [B, 4, h, w]."""
-        return self.decode(self.encode(z, t, context), context, source=source, free_u=free_u)
+    def forward(self, z: Tensor, t: int | Tensor, context: Tensor, *, source: Source | None = None) -> Tensor:
+        """Noise prediction eps [B, 4, h, w]. Where many calls share text or timesteps, `predict` saves work."""
+        return self.predict(z, self.condition(context, t), source=source)
+
+    def condition(
+        self, context: Tensor, t: int | Tensor, *, free_u: FreeU | None = None, impl: Implementation = "torch"
+    ) -> Condition:
+        """What the calls at timesteps ``t``, int or [rows], under the text states ``context`` have in common."""
+        steps = torch.as_tensor(t, device=context.device).reshape(-1)
+        time = self.time_embedding(timestep_embedding(steps, self.config.widths[0]).to(context.dtype))
+        text: dict[nn.Module, KeyValue] = {}
+        shifts: dict[nn.Module, Tensor] = {}
+        for layer in self.modules():
+            if isinstance(layer, SpatialTransformer):
+                text[layer] = layer.text(context)
+            elif isinstance(layer, ResnetBlock):
+                shifts[layer] = layer.shift(time)
+        return Condition(text, shifts, free_u, impl)
+
+    def fuse(self) -> None:
+        """Lay the projections of every self-attention together, for speed. Once the weights are final."""
+        for layer in self.modules():
+            if isinstance(layer, SpatialTransformer):
+                layer.block.attn1.fuse()
 
     def layers(self, levels: Iterable[int]) -> list[Layer]:
         """The decoder's self-attention layers at ``levels``, in the order in which they run.
@@ -149,59 +193,53 @@ class UNet(nn.Module):
                 raise ValueError(f"level {level} of this UNet has no self-attention")
         return [Layer(level, index) for level in wanted for index in range(self.config.layers_per_block + 1)]
 
-    def encode(self, z: Tensor, t: int | Tensor, context: Tensor) -> State:
+    def predict(self, z: Tensor, condition: Condition, *, source: Source | None = None) -> Tensor:
+        """Noise prediction eps [B, 4, h, w]."""
+        return self.decode(self.encode(z, condition), condition, source=source)
+
+    def encode(self, z: Tensor, condition: Condition) -> State:
         """Down blocks and middle. Raises ValueError if a side of ``z`` is not a multiple of 2 ** (levels - 1)."""
         multiple = 2 ** (self.config.levels - 1)
         if z.shape[-1] % multiple or z.shape[-2] % multiple:
             raise ValueError(f"latents of {z.shape[-2]}×{z.shape[-1]}: both sides must be multiples of {multiple}")
-        context = context.expand(z.shape[0], -1, -1)
-        steps = torch.as_tensor(t, device=z.device).expand(z.shape[0])
-        time = self.time_embedding(timestep_embedding(steps, self.config.widths[0]).to(z.dtype))
         h = self.conv_in(z)
         skips = [h]
         for block in cast("Iterable[DownBlock]", self.down_blocks):
             for index, resnet in enumerate(block.resnets):
-                h = resnet(h, time)
+                h = _run(resnet, h, condition)
                 if block.attentions:
-                    h = block.attentions[index](h, context)
+                    h = _attend(block.attentions[index], h, condition)
                 skips.append(h)
             for downsample in block.downsamplers:
                 h = downsample(h)
                 skips.append(h)
         first, second = self.mid_block.resnets
-        h = second(self.mid_block.attentions[0](first(h, time), context), time)
-        return State(h, tuple(skips), time, before=None)
+        h = _attend(self.mid_block.attentions[0], _run(first, h, condition), condition)
+        return State(_run(second, h, condition), tuple(skips), before=None)
 
-    def advance(self, state: State, context: Tensor, *, until: Layer, free_u: FreeU | None = None) -> State:
+    def advance(self, state: State, condition: Condition, *, until: Layer) -> State:
         """Run the decoder up to the attention of ``until``: what passes that differ only from there on share."""
-        state, _ = self._up(state, context, None, free_u, [], until)
+        state, _ = self._up(state, condition, None, [], until)
         return state
 
-    def decode(
-        self, state: State, context: Tensor, *, source: Source | None = None, free_u: FreeU | None = None
-    ) -> Tensor:
+    def decode(self, state: State, condition: Condition, *, source: Source | None = None) -> Tensor:
         """The rest of the decoder and the output convolution: noise prediction [B, 4, h, w]."""
-        state, _ = self._up(state, context, source, free_u, [], None)
-        return self._out(state)
+        state, _ = self._up(state, condition, source, [], None)
+        return self._out(state, condition)
 
-    def record(
-        self, z: Tensor, t: int | Tensor, context: Tensor, levels: Iterable[int], *, free_u: FreeU | None = None
-    ) -> tuple[Tensor, KeysValues]:
-        """Noise prediction [B, 4, h, w], and the decoder's self-attention keys and values at ``levels`` on the way."""
-        state = self.encode(z, t, context)
-        state, recorded = self._up(state, context, None, free_u, self.layers(levels), None)
-        return self._out(state), recorded
+    def record(self, z: Tensor, condition: Condition, levels: Iterable[int]) -> tuple[Tensor, Lent]:
+        """Noise prediction [B, 4, h, w], and what the decoder's self-attention at ``levels`` lends on the way."""
+        state, lent = self._up(self.encode(z, condition), condition, None, self.layers(levels), None)
+        return self._out(state, condition), lent
 
-    def keys_values(
-        self, z: Tensor, t: int | Tensor, context: Tensor, levels: Iterable[int], *, free_u: FreeU | None = None
-    ) -> KeysValues:
-        """The decoder's self-attention keys and values at ``levels`` alone: the pass ends at the last of them."""
+    def lend(self, z: Tensor, condition: Condition, levels: Iterable[int]) -> Lent:
+        """What the decoder's self-attention at ``levels`` lends alone: the pass ends at the last of them."""
         wanted = self.layers(levels)
         if not wanted:
             return {}
-        state = self.encode(z, t, context)
-        state, recorded = self._up(state, context, None, free_u, wanted[:-1], wanted[-1])
-        return {**recorded, wanted[-1]: self._attention(wanted[-1]).keys_values(state.h)}
+        last = wanted[-1]
+        state, lent = self._up(self.encode(z, condition), condition, None, wanted[:-1], last)
+        return {**lent, last: self._attention(last).enter(state.h, condition.impl)[1]}
 
     def _order(self) -> list[Layer]:
         positions = range(self.config.layers_per_block + 1)
@@ -213,41 +251,49 @@ class UNet(nn.Module):
     def _attention(self, layer: Layer) -> SpatialTransformer:
         return cast(SpatialTransformer, self._block(layer.level).attentions[layer.position])
 
-    def _out(self, state: State) -> Tensor:
-        return self.conv_out(F.silu(self.conv_norm_out(state.h)))
+    def _out(self, state: State, condition: Condition) -> Tensor:
+        return self.conv_out(normalise(self.conv_norm_out, state.h, silu=True, impl=condition.impl))
 
     def _up(
         self,
         state: State,
-        context: Tensor,
+        condition: Condition,
         source: Source | None,
-        free_u: FreeU | None,
         wanted: Container[Layer],
         until: Layer | None,
-    ) -> tuple[State, dict[Layer, KeyValue]]:
-        """Run the decoder to the attention of ``until`` or, for None, to the end; record ``wanted`` layers."""
+    ) -> tuple[State, dict[Layer, Tensor]]:
+        """Run the decoder to the attention of ``until`` or, for None, to the end; note what ``wanted`` layers lend."""
         h, skips = state.h, list(state.skips)
-        context = context.expand(h.shape[0], -1, -1)
-        recorded: dict[Layer, KeyValue] = {}
+        lent: dict[Layer, Tensor] = {}
         order = self._order()
         for layer in order if state.before is None else order[order.index(state.before) :]:
             block = self._block(layer.level)
             if layer != state.before:
-                if free_u is not None and layer.position == 0:
-                    h = free_u.apply(h, self.config.levels - 1 - layer.level)
-                h = block.resnets[layer.position](torch.cat([h, skips.pop()], dim=1), state.time)
+                if condition.free_u is not None and layer.position == 0:
+                    h = condition.free_u.apply(h, self.config.levels - 1 - layer.level)
+                h = _run(block.resnets[layer.position], torch.cat([h, skips.pop()], dim=1), condition)
             if layer == until:
                 break
             if block.attentions:
                 attention = self._attention(layer)
-                given: KeyValue | Borrowed | None = None if source is None else source.at(layer)
+                entered = attention.enter(h, condition.impl)
                 if layer in wanted:
-                    given = recorded[layer] = attention.keys_values(h)
-                h = attention(h, context, given)
+                    lent[layer] = entered[1]
+                borrowed = None if source is None else source.at(layer)
+                h = attention.finish(h, entered, condition.text[attention], borrowed, condition.impl)
             if layer.position == self.config.layers_per_block:
                 for upsample in block.upsamplers:
                     h = upsample(h)
-        return replace(state, h=h, skips=tuple(skips), before=until), recorded
+        return replace(state, h=h, skips=tuple(skips), before=until), lent
+
+
+def _run(resnet: nn.Module, h: Tensor, condition: Condition) -> Tensor:
+    return resnet(h, condition.shifts[resnet], condition.impl)
+
+
+def _attend(attention: nn.Module, h: Tensor, condition: Condition) -> Tensor:
+    layer = cast(SpatialTransformer, attention)
+    return layer.finish(h, layer.enter(h, condition.impl), condition.text[layer], None, condition.impl)
 
 
 def _resnet(config: UNetConfig, in_channels: int, out_channels: int) -> ResnetBlock:

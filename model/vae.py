@@ -5,13 +5,21 @@ Parameter names are those of the published diffusers checkpoints (their present 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from kernels import Implementation
+from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.config import VAEConfig
-from model.layers import Downsample, ResnetBlock, Upsample
+from model.layers import Downsample, ResnetBlock, Upsample, normalise
+
+LARGEST_WHOLE, BAND = 768 * 768, 2**16
+"""Pixels of the largest image that is decoded as a whole, and positions of the grid in a band of a larger one."""
 
 
 class GridAttention(nn.Module):
@@ -25,8 +33,8 @@ class GridAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.group_norm(x), "b c h w -> b 1 (h w) c")
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
+        tokens = rearrange(normalise(self.group_norm, x, silu=False, impl=impl), "b c h w -> b 1 (h w) c")
         out = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + rearrange(self.to_out[0](out), "b 1 (h w) c -> b c h w", h=x.shape[-2])
 
@@ -38,9 +46,9 @@ class Stage(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(config, channels, width) for channels in ins)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
         for resnet in self.resnets:
-            x = resnet(x)
+            x = resnet(x, None, impl)
         return x
 
 
@@ -51,24 +59,33 @@ class DownStage(Stage):
         super().__init__(config, ins, width)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
+        x = super().forward(x, impl)
         for downsample in self.downsamplers:
             x = downsample(x)
         return x
 
 
 class UpStage(Stage):
-    """Resnets, then an up-sampling except at the last stage."""
+    """Resnets, then an up-sampling except at the last stage. With ``band`` positions at once, if that is not None."""
 
     def __init__(self, config: VAEConfig, ins: list[int], width: int, *, last: bool) -> None:
         super().__init__(config, ins, width)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+    def forward(self, x: Tensor, impl: Implementation, band: int | None = None) -> Tensor:
+        if band is not None:
+            return self._in_bands(x, max(1, band // x.shape[3]))
+        x = super().forward(x, impl)
         for upsample in self.upsamplers:
             x = upsample(x)
+        return x
+
+    def _in_bands(self, x: Tensor, rows: int) -> Tensor:
+        for resnet in cast("Iterable[ResnetBlock]", self.resnets):
+            x = resnet_in_bands(resnet, x, rows)
+        for upsample in cast("Iterable[Upsample]", self.upsamplers):
+            x = upsample_in_bands(upsample, x, rows)
         return x
 
 
@@ -81,9 +98,9 @@ class Middle(nn.Module):
         self.resnets = nn.ModuleList(_resnet(config, width, width) for _ in range(2))
         self.attentions = nn.ModuleList([GridAttention(width, groups=config.groups, eps=config.eps)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
         first, second = self.resnets
-        return second(self.attentions[0](first(x)))
+        return second(self.attentions[0](first(x, None, impl), impl), None, impl)
 
 
 class Encoder(nn.Module):
@@ -101,11 +118,11 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=config.eps)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, impl: Implementation) -> Tensor:
         h = self.conv_in(image)
         for block in self.down_blocks:
-            h = block(h)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(h))))
+            h = block(h, impl)
+        return self.conv_out(normalise(self.conv_norm_out, self.mid_block(h, impl), silu=True, impl=impl))
 
 
 class Decoder(nn.Module):
@@ -123,11 +140,13 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        h = self.mid_block(self.conv_in(latents))
+    def forward(self, latents: Tensor, impl: Implementation, band: int | None) -> Tensor:
+        h = self.mid_block(self.conv_in(latents), impl)
         for block in self.up_blocks:
-            h = block(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+            h = block(h, impl, band)
+        if band is not None:
+            return output_in_bands(self.conv_norm_out, self.conv_out, h, max(1, band // h.shape[3]))
+        return self.conv_out(normalise(self.conv_norm_out, h, silu=True, impl=impl))
 
 
 class VAE(nn.Module):
@@ -141,7 +160,7 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
-    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, image: Tensor, *, impl: Implementation = "torch") -> tuple[Tensor, Tensor]:
         """Mean and log-variance (clipped to [-30, 20]) of the unscaled latents, each [B, 4, H / 8, W / 8].
 
         ``image`` is [B, 3, H, W] in [-1, 1]. Raises ValueError if a side is not a multiple of 8.
@@ -150,17 +169,23 @@ class VAE(nn.Module):
         if image.shape[-1] % factor or image.shape[-2] % factor:
             sides = f"{image.shape[-2]}×{image.shape[-1]}"
             raise ValueError(f"image of {sides} px: both sides must be multiples of {factor}")
-        mean, log_variance = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        mean, log_variance = self.quant_conv(self.encoder(image, impl)).chunk(2, dim=1)
         return mean, torch.clamp(log_variance, -30.0, 20.0)
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Tensor, *, impl: Implementation = "torch") -> Tensor:
         """``image`` [B, 3, H, W] in [-1, 1] -> latents [B, 4, H / 8, W / 8]: the posterior's mean × scaling."""
-        mean, _ = self.posterior(image)
+        mean, _ = self.posterior(image, impl=impl)
         return mean * self.config.scaling
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, 4, h, w] as the UNet has them -> image [B, 3, 8 h, 8 w], about [-1, 1] and not clipped."""
-        return self.decoder(self.post_quant_conv(latents / self.config.scaling))
+    def decode(self, latents: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
+        """Latents [B, 4, h, w] as the UNet has them -> image [B, 3, 8 h, 8 w], about [-1, 1] and not clipped.
+
+        Images of more than 768×768 px are decoded in bands of rows, the same to rounding. ``band``, positions of the
+        grid at once, sets their height at any size.
+        """
+        if band is None and latents.shape[-2] * latents.shape[-1] * self.config.factor**2 > LARGEST_WHOLE:
+            band = BAND
+        return self.decoder(self.post_quant_conv(latents / self.config.scaling), impl, band)
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

@@ -79,4 +79,9 @@ def load(
     fill(parts.unet, parts.unet_entries, dtype=dtype, device=target)
     fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
     fill(parts.text_encoder, parts.text_entries, dtype=dtype, device=target)
+    if target.type == "cuda":
+        # Layouts that the GPU's libraries are quickest with; the numbers are the same.
+        parts.unet.fuse()
+        for network in (parts.unet, parts.vae):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return StableDiffusion(parts.unet, parts.vae, parts.text_encoder, tokenizer, parts.config, name)

@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
 
 from torch import Tensor
 
-from model.unet import KeysValues
 from sampler.schedule import Step
-
-
-class Denoiser(Protocol):
-    """Noise prediction: latents [B, 4, h, w] and timestep(s) -> eps [B, 4, h, w]."""
-
-    def __call__(self, z: Tensor, t: int | Tensor) -> Tensor:
-        """The prediction alone."""
-
-    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
-        """The prediction, and the decoder's self-attention keys and values at ``levels``."""
 
 
 def add_noise(clean: Tensor, noise: Tensor, abar: float) -> Tensor:

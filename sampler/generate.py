@@ -1,8 +1,9 @@
-"""One in-silico image, from a patch and two label maps to pixels (method.md as a whole)."""
+"""In-silico images, one or a series, from patches and label maps to pixels (method.md as a whole)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,106 +14,65 @@ from torch import Tensor
 
 from kernels import Implementation
 from model import StableDiffusion
-from model.free_u import FreeU
-from sampler.inversion import Branch, Inverter, Lending
-from sampler.masks import latent_labels, structure_image, unmatched_classes
-from sampler.schedule import steps
+from sampler.branches import Run, build_origin, build_structure
+from sampler.execution import Execution
+from sampler.keeping import Keeper
+from sampler.patch import Patch, draw_noise, to_pixels, to_unit_range
 from sampler.settings import Settings
-from sampler.transfer import Conditioned, Guided, Inputs, Labels, mix_noise, transfer
+from sampler.transfer import Origin, Pair, Structure, transfer
 
 Phase = Literal["encode", "invert", "denoise", "decode"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units of a phase are finished."""
+    """``done`` of ``total`` units of a phase are finished, for ``images`` images at once."""
 
     phase: Phase
     done: int
     total: int
+    images: int = 1
 
 
 @dataclass(frozen=True)
 class Result:
-    """The new image, uint8 RGB [H', W', 3], and the latents it was decoded from, float32 [1, 4, h', w']."""
+    """The new image, uint8 RGB [H', W', 3], and the latents it was decoded from, float32 [1, 4, h', w'].
+
+    ``index`` is its place among the tasks of a series.
+    """
 
     image: NDArray[np.uint8]
     latents: Tensor
+    index: int = 0
 
 
 @dataclass(frozen=True)
-class Patch:
-    """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
+class Task:
+    """One image of a series."""
 
-    ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1.
-    """
+    patch: Patch
+    seed: int
 
-    origin: NDArray[np.uint8]
-    origin_labels: NDArray[np.int64]
-    target_labels: NDArray[np.int64]
-    num_classes: int
+    def origin_key(self, settings: Settings) -> Hashable:
+        """Equal for tasks whose `Origin` is the same.
 
-    def latent_labels(self, factor: int) -> tuple[Tensor, Tensor]:
-        """Label maps of origin [h, w] and target [h', w'] at latent resolution, ``factor`` px a position."""
-        origin, target = torch.from_numpy(self.origin_labels), torch.from_numpy(self.target_labels)
-        return latent_labels(origin, self.num_classes, factor), latent_labels(target, self.num_classes, factor)
+        A stochastic trajectory's noise is drawn after the structure image's, so it depends on the target's size.
+        """
+        patch = self.patch
+        drawn = None if settings.inversion == "ddim" else (self.seed, patch.target_labels.shape)
+        return id(patch.origin), id(patch.origin_labels), drawn
 
-    def unmatched_classes(self, factor: int) -> list[int]:
-        """Classes of the target that AdaIN leaves as they are, for want of 2 latent positions on a side."""
-        origin, target = self.latent_labels(factor)
-        return unmatched_classes(target, origin, self.num_classes)
+    @property
+    def structure_key(self) -> Hashable:
+        """Equal for tasks whose `Structure` is the same: its noise is drawn after the origin's."""
+        return id(self.patch.target_labels), self.seed, self.patch.origin_labels.shape
 
-
-@dataclass(frozen=True)
-class Noise:
-    """All random numbers of one image: structure image [1, 3, H', W'], and per step [T, 4, ·, ·] of the latents."""
-
-    structure: Tensor
-    origin: Tensor
-    target: Tensor
-    fresh: Tensor | None
+    @property
+    def shapes(self) -> Hashable:
+        """Equal for tasks that can share a batch."""
+        return self.patch.origin_labels.shape, self.patch.target_labels.shape, self.patch.num_classes
 
 
-def draw_noise(seed: int, patch: Patch, settings: Settings, channels: int, factor: int) -> Noise:
-    """Draw everything from one CPU generator in float32, in the order of method.md, "Randomness".
-
-    So a seed means the same on every device. ``channels`` and ``factor`` are those of the latents.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def per_step(labels: NDArray[np.int64]) -> Tensor:
-        height, width = labels.shape
-        shape = (settings.steps, channels, height // factor, width // factor)
-        return torch.randn(shape, generator=generator, dtype=torch.float32)
-
-    greys = settings.greys(patch.num_classes)
-    structure = structure_image(torch.from_numpy(patch.target_labels), greys, settings.mask_noise, generator)
-    origin = per_step(patch.origin_labels)
-    target = per_step(patch.target_labels)
-    fresh = per_step(patch.target_labels) if settings.fresh_noise > 0.0 else None
-    return Noise(structure, origin, target, fresh)
-
-
-def to_unit_range(image: NDArray[np.uint8]) -> Tensor:
-    """uint8 RGB [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-
-def to_pixels(image: Tensor) -> NDArray[np.uint8]:
-    """[1, 3, H, W] in [-1, 1], clipped -> uint8 RGB [H, W, 3], rounded."""
-    scaled = ((image[0].float() + 1.0) * 127.5).round().clamp(0, 255)
-    pixels: NDArray[np.uint8] = scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return pixels
-
-
-def condition(model: StableDiffusion, prompt: str, free_u: FreeU | None = None) -> Conditioned:
-    """The model's UNet under the text condition of ``prompt``."""
-    parameter = next(model.unet.parameters())
-    states = model.text_encoder(model.tokenizer([prompt]).to(parameter.device))
-    return Conditioned(model.unet, states.to(parameter.dtype), free_u)
-
-
-@torch.inference_mode()
 def generate(
     model: StableDiffusion, patch: Patch, settings: Settings, *, seed: int, impl: Implementation
 ) -> Iterator[Progress | Result]:
@@ -120,63 +80,107 @@ def generate(
 
     Networks run in their own type on their own device, latents in float32 (float64 for float64 networks).
     """
-    parameter = next(model.unet.parameters())
-    device, dtype = parameter.device, parameter.dtype
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
-    factor = model.config.vae.factor
-    noise = draw_noise(seed, patch, settings, model.config.vae.latent_channels, factor)
-    schedule = steps(settings.steps)
-    if settings.inversion == "ddim":
-        schedule = [step.deterministic() for step in schedule]
+    return generate_series(model, [Task(patch, seed)], settings, Execution(impl=impl))
 
-    yield Progress("encode", 0, 2)
-    origin_latents = model.vae.encode(to_unit_range(patch.origin).to(device, dtype)).to(exact)[0]
-    yield Progress("encode", 1, 2)
-    structure_latents = model.vae.encode(noise.structure.to(device, dtype)).to(exact)[0]
-    yield Progress("encode", 2, 2)
 
-    free_u = FreeU() if settings.free_u else None
-    text = condition(model, settings.prompt, free_u)
-    inverting = Guided(text, condition(model, "", free_u), settings.inversion_guidance)
-    inverter = Inverter(inverting, text, settings, schedule)
-    stochastic = settings.inversion == "ddpm"
-    needs_maps = stochastic and (settings.redenoise or settings.fresh_noise < 1.0)
-    specification: tuple[tuple[Tensor, Tensor, bool, Lending], ...] = (
-        (origin_latents, noise.origin, stochastic and settings.redenoise, {}),
-        (structure_latents, noise.target, needs_maps, settings.structure_lending()),
+@torch.inference_mode()
+def generate_series(
+    model: StableDiffusion, tasks: Sequence[Task], settings: Settings, execution: Execution
+) -> Iterator[Progress | Result]:
+    """Run the method on all ``tasks``: one `Result` each, in the order in which they are done.
+
+    Images that share the patch's arrays and the noise share the work: an origin is inverted once for all its targets,
+    a mask once for all its origins. ``execution.batch`` images are denoised together; a result depends on its own task
+    alone, to rounding.
+    """
+    run = Run.of(model, settings, execution)
+    with Keeper(execution.budget) as keeper:
+        origins: dict[Hashable, Origin] = {}
+        structures: dict[Hashable, Structure] = {}
+        batches = plan_batches(tasks, settings, execution.batch)
+        for number, batch in enumerate(batches):
+            members = [tasks[index] for index in batch]
+            later = [tasks[index] for other in batches[number + 1 :] for index in other]
+            origins_later = Counter(task.origin_key(settings) for task in later)
+            yield from _build(run, members, origins_later, origins, structures, keeper)
+            pairs = [Pair(origins[task.origin_key(settings)], structures[task.structure_key]) for task in members]
+            yield from _denoise(run, members, batch, pairs)
+            for key in [key for key in origins if not origins_later[key]]:
+                keeper.release(origins.pop(key).kept)
+            wanted = {task.structure_key for task in later}
+            for key in [key for key in structures if key not in wanted]:
+                del structures[key]
+
+
+def plan_batches(tasks: Sequence[Task], settings: Settings, size: int) -> list[list[int]]:
+    """Indices of ``tasks`` in batches of up to ``size``: of the same shapes, those of one origin next to each other."""
+    order: dict[Hashable, dict[Hashable, list[int]]] = {}
+    for index, task in enumerate(tasks):
+        order.setdefault(task.shapes, {}).setdefault(task.origin_key(settings), []).append(index)
+    batches = []
+    for by_origin in order.values():
+        indices = [index for members in by_origin.values() for index in members]
+        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return batches
+
+
+def _build(
+    run: Run,
+    members: Sequence[Task],
+    later: Counter[Hashable],
+    origins: dict[Hashable, Origin],
+    structures: dict[Hashable, Structure],
+    keeper: Keeper,
+) -> Iterator[Progress]:
+    """Fill in the origins and structures that ``members`` need and that are not there yet."""
+    new_origins = {key: task for task in members if (key := task.origin_key(run.settings)) not in origins}
+    new_structures = {key: task for task in members if (key := task.structure_key) not in structures}
+    config = run.model.config.vae
+    noises = {
+        id(task): draw_noise(task.seed, task.patch, run.settings, config.latent_channels, config.factor)
+        for task in (*new_origins.values(), *new_structures.values())
+    }
+    images = [to_unit_range(task.patch.origin) for task in new_origins.values()]
+    images += [noises[id(task)].structure for task in new_structures.values()]
+    clean: list[Tensor] = []
+    for image in images:
+        yield Progress("encode", len(clean), len(images), len(members))
+        clean.append(run.encode(image))
+    yield Progress("encode", len(clean), len(images), len(members))
+
+    total = sum(
+        run.origin_calls(keeper, latents, keep=later[key] > 0) for latents, key in zip(clean, new_origins, strict=False)
     )
-    total = sum(inverter.calls(maps=maps) for _, _, maps, _ in specification)
-    branches: list[Branch] = []
+    total += run.structure_calls * len(new_structures)
     done = 0
-    for clean, drawn, maps, lending in specification:
-        for item in inverter.branch(clean, drawn.to(device, exact), maps=maps, lending=lending):
-            if isinstance(item, Branch):
-                branches.append(item)
-            else:
-                done += 1
-                yield Progress("invert", done, total)
-    origin, structure = branches
-    step_noise = structure.maps
-    if stochastic and noise.fresh is not None:
-        step_noise = mix_noise(structure.maps, noise.fresh.to(device, exact), settings.fresh_noise)
-    labels = {level: Labels(*(m.to(device) for m in patch.latent_labels(factor * 2**level))) for level in (0, 1)}
-    inputs = Inputs(
-        origin.trajectory,
-        structure.trajectory,
-        step_noise,
-        structure.lends,
-        labels,
-        patch.num_classes,
-    )
+    for latents, (key, task) in zip(clean, new_origins.items(), strict=False):
+        for origin in build_origin(run, latents, task.patch, noises[id(task)], keeper, keep=later[key] > 0):
+            if origin is not None:
+                origins[key] = origin
+            done += origin is None
+            yield Progress("invert", done, total, len(members))
+    for latents, (key, task) in zip(clean[len(new_origins) :], new_structures.items(), strict=True):
+        for structure in build_structure(run, latents, task.patch, noises[id(task)]):
+            if structure is not None:
+                structures[key] = structure
+            done += structure is None
+            yield Progress("invert", done, total, len(members))
 
-    remaining = settings.executed - settings.untouched
-    yield Progress("denoise", 0, remaining)
-    z = structure_latents[None]
-    for done, step in enumerate(transfer(text, inputs, settings, schedule, impl), start=1):
+
+def _denoise(
+    run: Run, members: Sequence[Task], indices: Sequence[int], pairs: Sequence[Pair]
+) -> Iterator[Progress | Result]:
+    settings, execution = run.settings, run.execution
+    total = settings.executed - settings.untouched
+    yield Progress("denoise", 0, total, len(members))
+    num_classes = members[0].patch.num_classes
+    z = pairs[0].structure.trajectory[-1:]
+    steps = transfer(run.text, pairs, num_classes, settings, run.schedule, impl=execution.impl, batch=execution.batch)
+    for done, step in enumerate(steps, start=1):
         z = step
-        yield Progress("denoise", done, remaining)
-
-    yield Progress("decode", 0, 1)
-    image = to_pixels(model.vae.decode(z.to(dtype)))
-    yield Progress("decode", 1, 1)
-    yield Result(image, z.float().cpu())
+        yield Progress("denoise", done, total, len(members))
+    for row, index in enumerate(indices):
+        latents = z[row : row + 1]
+        image = to_pixels(run.model.vae.decode(latents.to(run.dtype), impl=execution.elementwise))
+        yield Progress("decode", row + 1, len(members), len(members))
+        yield Result(image, latents.float().cpu(), index)

@@ -6,35 +6,42 @@ Functions that call the network yield after each call, so that a caller can show
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.layers import KeyValue
-from model.unet import KeysValues
-from sampler.ddim import Denoiser, add_noise, denoise_step, move
+from model.unet import Lent
+from sampler.ddim import add_noise, denoise_step, move
+from sampler.denoiser import Denoiser
+from sampler.keeping import InMemory, Kept, own
 from sampler.schedule import Step
 from sampler.settings import Settings
 
-BATCH = 4
-
 Lending = Mapping[int, Sequence[int]]
-"""Decoder levels whose keys and values are wanted of a trajectory, by step i."""
+"""Decoder levels at which an image is to lend its tokens, by step i."""
+
+Keep = Callable[[Lent], Kept | None]
+"""Finds a place for what an image lends, or has none for it."""
 
 
 @dataclass(frozen=True)
 class Branch:
     """A trajectory [T + 1, 4, h, w] and, where wanted, the noise maps w_i [T, 4, h, w] along it.
 
-    Maps before the first wanted step are zero and stand for "not computed". ``lends`` holds keys and values by step i,
-    those that came by on the way.
+    Maps before the first wanted step are zero and stand for "not computed". ``kept`` holds by step i what came by on
+    the way for others to borrow.
     """
 
     trajectory: Tensor
     maps: Tensor | None
-    lends: Mapping[int, KeysValues] = field(default_factory=dict)
+    kept: Mapping[int, Kept]
+
+
+def keep_all(lent: Lent) -> Kept:
+    """Keep where it is."""
+    return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
 
 
 def ddpm_trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> Tensor:
@@ -56,59 +63,60 @@ def ddim_trajectory(denoiser: Denoiser, clean: Tensor, schedule: Sequence[Step])
 
 
 def noise_maps(
-    denoiser: Denoiser, trajectory: Tensor, schedule: Sequence[Step], first: int, lending: Lending
-) -> Iterator[tuple[int, Tensor, KeysValues]]:
+    denoiser: Denoiser, trajectory: Tensor, schedule: Sequence[Step], first: int, lending: Lending, batch: int
+) -> Iterator[tuple[int, Tensor, Lent]]:
     """The noise w_i that carries x_i to x_{i+1}: ``(x_{i+1} - mu(x_i, eps)) / sigma_i`` (2304.06140, eq. 5).
 
-    Yields (i, w_i [4, h, w], keys and values asked for by ``lending``) for i from ``first`` to the last step but one:
-    the last takes no noise. Calls at different i do not depend on each other, so `BATCH` of them run at once.
+    Yields (i, w_i [4, h, w], what ``lending`` asks for) for i from ``first`` to the last step but one: the last takes
+    no noise. Calls at different i do not depend on each other, so ``batch`` of them run at once.
     """
-    indices = list(range(first, len(schedule) - 1))
-    for start in range(0, len(indices), BATCH):
-        chunk = indices[start : start + BATCH]
-        x = trajectory[chunk]
-        times = torch.tensor([schedule[i].t for i in chunk], device=x.device)
+    indices = range(first, len(schedule) - 1)
+    for start in indices[::batch]:
+        chunk = range(start, min(start + batch, indices.stop))
+        x = trajectory[chunk.start : chunk.stop]
+        times = [schedule[i].t for i in chunk]
         levels = sorted({level for i in chunk for level in lending.get(i, ())})
-        predicted, recorded = denoiser.record(x, times, levels) if levels else (denoiser(x, times), {})
+        predicted, lent = denoiser.record(x, times, levels) if levels else (denoiser(x, times), {})
         for row, (i, eps) in enumerate(zip(chunk, predicted, strict=True)):
             step = schedule[i]
             mean = move(x[row], eps, step.abar, step.abar_prev, step.sigma)
-            yield i, (trajectory[i + 1] - mean) / step.sigma, _row(recorded, row, lending.get(i, ()))
+            yield i, (trajectory[i + 1] - mean) / step.sigma, one(lent, row, lending.get(i, ()))
 
 
-def _row(recorded: KeysValues, row: int, levels: Sequence[int]) -> KeysValues:
-    """One image's keys and values of a batch's, copied so that the batch's memory is freed."""
-    chosen = {layer: pair for layer, pair in recorded.items() if layer.level in levels}
-    return {layer: KeyValue(*(t[row : row + 1].clone() for t in pair)) for layer, pair in chosen.items()}
+def one(lent: Lent, row: int, levels: Sequence[int]) -> Lent:
+    """What one image of a batch lends at ``levels``."""
+    return {layer: tokens[row : row + 1] for layer, tokens in lent.items() if layer.level in levels}
 
 
 def redenoise(
-    denoiser: Denoiser, branch: Branch, schedule: Sequence[Step], first: int, lending: Lending
-) -> Iterator[tuple[int, Tensor, KeysValues]]:
-    """Denoise x_first again with the branch's own noise maps, one call a step.
+    denoiser: Denoiser, trajectory: Tensor, maps: Tensor | None, schedule: Sequence[Step], first: int, lending: Lending
+) -> Iterator[tuple[int, Tensor, Lent]]:
+    """Denoise x_first again with the noise maps of its own inversion, one call a step.
 
-    Yields (i, x_{i+1} [4, h, w], keys and values of x_i asked for by ``lending``) for i from ``first`` on.
+    Yields (i, x_{i+1} [4, h, w], what ``lending`` asks for at x_i) for i from ``first`` on.
     """
-    z = branch.trajectory[first][None]
+    z = trajectory[first][None]
     for i in range(first, len(schedule)):
         step, levels = schedule[i], lending.get(i, ())
-        eps, recorded = denoiser.record(z, step.t, levels) if levels else (denoiser(z, step.t), {})
-        noise = None if branch.maps is None or i == len(schedule) - 1 else branch.maps[i][None]
+        eps, lent = denoiser.record(z, step.t, levels) if levels else (denoiser(z, step.t), {})
+        noise = None if maps is None or i == len(schedule) - 1 else maps[i][None]
         z = denoise_step(z, eps, step, noise)
-        yield i, z[0], recorded
+        yield i, z[0], lent
 
 
 @dataclass(frozen=True)
 class Inverter:
     """Inverts latents as ``settings`` say: with ``inverting``, and denoised again with ``text`` if they ask for it.
 
-    ``text`` is the prediction that ``inverting`` guides, so that keys and values kept on either way are the same.
+    ``text`` is the prediction that ``inverting`` guides, so that what is lent on either way is the same. ``batch``
+    latents go through the network at once.
     """
 
     inverting: Denoiser
     text: Denoiser
     settings: Settings
     schedule: Sequence[Step]
+    batch: int
 
     @property
     def _first_map(self) -> int:
@@ -123,34 +131,36 @@ class Inverter:
         return inversion + (self.settings.executed if self.settings.redenoise else 0)
 
     def branch(
-        self, clean: Tensor, noise: Tensor, *, maps: bool, lending: Lending | None = None
+        self, clean: Tensor, noise: Tensor, *, maps: bool, lending: Lending, keep: Keep
     ) -> Iterator[Branch | None]:
         """Invert ``clean`` [4, h, w] with the drawn ``noise`` [T, 4, h, w]: yields None per call, at last the branch.
 
-        Noise maps exist for ``ddpm`` only and are computed where ``maps`` asks for them. Keys and values asked for by
-        ``lending`` are kept if a pass for something else comes by them.
+        Noise maps exist for ``ddpm`` only and are computed where ``maps`` asks for them. What ``lending`` asks for is
+        given to ``keep`` if a pass for something else comes by it.
         """
-        settings, wanted = self.settings, {} if lending is None else lending
+        settings = self.settings
         trajectory = ddpm_trajectory(clean, noise, self.schedule)
         found = None
-        lends: dict[int, KeysValues] = {}
+        kept: dict[int, Kept | None] = {}
         if settings.inversion == "ddim":
             for i, x in ddim_trajectory(self.inverting, clean, self.schedule):
                 trajectory[i] = x
                 yield None
         elif maps:
             found = torch.zeros_like(noise)
-            passing = {} if settings.redenoise else wanted
-            for i, w, recorded in noise_maps(self.inverting, trajectory, self.schedule, self._first_map, passing):
+            passing = {} if settings.redenoise else lending
+            for i, w, lent in noise_maps(
+                self.inverting, trajectory, self.schedule, self._first_map, passing, self.batch
+            ):
                 found[i] = w
-                lends |= {i: recorded} if recorded else {}
+                kept[i] = keep(lent) if lent else None
                 yield None
-        branch = Branch(trajectory, found, lends)
         if settings.redenoise:
             again = trajectory.clone()
-            for i, x, recorded in redenoise(self.text, branch, self.schedule, settings.first_step, wanted):
+            first = settings.first_step
+            for i, x, lent in redenoise(self.text, trajectory, found, self.schedule, first, lending):
                 again[i + 1] = x
-                lends |= {i: recorded} if recorded else {}
+                kept[i] = keep(lent) if lent else None
                 yield None
-            branch = Branch(again, found, lends)
-        yield branch
+            trajectory = again
+        yield Branch(trajectory, found, {i: item for i, item in kept.items() if item is not None})

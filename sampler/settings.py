@@ -131,9 +131,17 @@ class Settings:
         return self.structure_every > 0 and counter < self.structure_until and counter % self.structure_every == 0
 
     def structure_lending(self) -> dict[int, tuple[int, ...]]:
-        """The levels whose keys and values the structure lends, by step i, at the steps that take them from it."""
-        lending = {j: self.swapped_levels(j) for j in range(self.executed) if self.borrows_from_structure(j)}
-        return {self.first_step + j: levels for j, levels in lending.items() if levels}
+        """The levels at which the structure lends keys and values, by step i, in the steps that take them from it."""
+        return self._lending(structure=True)
+
+    def origin_lending(self) -> dict[int, tuple[int, ...]]:
+        """The levels at which the origin lends keys and values, by step i, in the steps that take them from it."""
+        return self._lending(structure=False)
+
+    def _lending(self, *, structure: bool) -> dict[int, tuple[int, ...]]:
+        steps = (j for j in range(self.executed) if self.borrows_from_structure(j) == structure)
+        lending = {self.first_step + j: self.swapped_levels(j) for j in steps}
+        return {i: levels for i, levels in lending.items() if levels}
 
     @property
     def untouched(self) -> int:

@@ -7,15 +7,25 @@ from collections.abc import Iterator
 import torch
 
 from model import StableDiffusion
+from sampler.branches import condition
 from sampler.ddim import denoise_step
-from sampler.generate import Progress, Result, condition, to_pixels
+from sampler.denoiser import Guided
+from sampler.execution import Execution
+from sampler.generate import Progress, Result
+from sampler.patch import to_pixels
 from sampler.schedule import steps
-from sampler.transfer import Guided
 
 
 @torch.inference_mode()
 def text_to_image(
-    model: StableDiffusion, prompt: str, *, seed: int, size: tuple[int, int], count: int, scale: float
+    model: StableDiffusion,
+    prompt: str,
+    *,
+    seed: int,
+    size: tuple[int, int],
+    count: int,
+    scale: float,
+    execution: Execution,
 ) -> Iterator[Progress | Result]:
     """Sample one image of ``size`` (height, width, multiples of 64 px) in ``count`` steps at guidance ``scale``.
 
@@ -26,11 +36,12 @@ def text_to_image(
     factor = model.config.vae.factor
     shape = (1, model.config.vae.latent_channels, size[0] // factor, size[1] // factor)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(parameter.device)
-    denoiser = Guided(condition(model, prompt), condition(model, ""), scale)
     schedule = [step.deterministic() for step in steps(count)]
+    text, empty = (condition(model, words, schedule, execution) for words in (prompt, ""))
+    denoiser = Guided(text, empty, scale)
     for done, step in enumerate(schedule, start=1):
         z = denoise_step(z, denoiser(z, step.t), step, None)
         yield Progress("denoise", done, count)
-    image = to_pixels(model.vae.decode(z.to(parameter.dtype)))
+    image = to_pixels(model.vae.decode(z.to(parameter.dtype), impl=execution.elementwise))
     yield Progress("decode", 1, 1)
     yield Result(image, z.cpu())

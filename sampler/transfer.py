@@ -7,91 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from kernels import Implementation, masked_adain
-from model.free_u import FreeU
 from model.layers import Classes
-from model.unet import KeysValues, Source, UNet
+from model.unet import Layer, Lent, Source
 from sampler.ddim import denoise_step
+from sampler.denoiser import Conditioned
+from sampler.inversion import Lending, one
+from sampler.keeping import Kept
 from sampler.schedule import Step
 from sampler.settings import Settings
 
 
 @dataclass(frozen=True)
-class Conditioned:
-    """A UNet under one text condition, called with latents of a wider type than its own.
+class Origin:
+    """A real patch as denoising reads it. It depends on no target, so one value serves every further target.
 
-    ``context`` is [1, 77, width] in the UNet's type; ``free_u`` is None or applies to every call.
+    ``trajectory`` [T + 1, 4, h, w] holds x_0 … x_T, the last being the clean latents; entries before the first executed
+    step are not read. ``labels`` are its label maps by level of the UNet, level 0 at latent resolution. ``kept`` holds
+    by step i what it lends; what is not kept is computed where it is needed.
     """
 
-    unet: UNet
-    context: Tensor
-    free_u: FreeU | None = None
-
-    def __call__(self, z: Tensor, t: int | Tensor) -> Tensor:
-        """Noise prediction [B, 4, h, w] in the type of ``z``."""
-        return self.unet(z.to(self.context.dtype), t, self.context, free_u=self.free_u).to(z.dtype)
-
-    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
-        """As a call, with the keys and values at ``levels`` beside the prediction."""
-        eps, recorded = self.unet.record(z.to(self.context.dtype), t, self.context, levels, free_u=self.free_u)
-        return eps.to(z.dtype), recorded
-
-    def lend(self, z: Tensor, t: int, levels: Sequence[int]) -> KeysValues:
-        """The keys and values at ``levels`` alone, which costs less than a whole pass."""
-        return self.unet.keys_values(z.to(self.context.dtype), t, self.context, levels, free_u=self.free_u)
+    trajectory: Tensor
+    labels: Mapping[int, Tensor]
+    kept: Mapping[int, Kept]
 
 
 @dataclass(frozen=True)
-class Guided:
-    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): ``uncond + scale·(text - uncond)``."""
+class Structure:
+    """A target mask's painted image as denoising reads it: as `Origin`, and no origin enters it.
 
-    text: Conditioned
-    unconditional: Conditioned
-    scale: float
-
-    def __call__(self, z: Tensor, t: int | Tensor) -> Tensor:
-        """Noise prediction [B, 4, h, w]; a scale of 1 costs one network call, any other two."""
-        return self._guide(z, t, self.text(z, t))
-
-    def record(self, z: Tensor, t: int | Tensor, levels: Sequence[int]) -> tuple[Tensor, KeysValues]:
-        """As a call, with the keys and values of the text-conditioned pass at ``levels``."""
-        text, recorded = self.text.record(z, t, levels)
-        return self._guide(z, t, text), recorded
-
-    def _guide(self, z: Tensor, t: int | Tensor, text: Tensor) -> Tensor:
-        if self.scale == 1.0:
-            return text
-        base = self.unconditional(z, t)
-        return base + self.scale * (text - base)
-
-
-class Labels(NamedTuple):
-    """Label maps [h, w] of the origin and [h', w'] of the target at one level of the UNet."""
-
-    origin: Tensor
-    target: Tensor
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that the denoising starts from. Trajectories are [T + 1, 4, ·, ·], noise maps [T, 4, h', w'] or None.
-
-    ``origin`` and ``structure`` hold x_0 … x_T (entries before the first executed step are not read), ``noise`` the
-    maps w_i already mixed with fresh noise (None: deterministic steps), ``structure_lends`` what the inversion has
-    kept of the structure's keys and values, by step i. ``labels`` are by level; level 0 is the latent resolution.
+    ``noise`` holds the maps w_i [T, 4, h', w'], already mixed with fresh noise; None for deterministic steps.
     """
 
-    origin: Tensor
-    structure: Tensor
+    trajectory: Tensor
     noise: Tensor | None
-    structure_lends: Mapping[int, KeysValues]
-    labels: Mapping[int, Labels]
-    num_classes: int
+    labels: Mapping[int, Tensor]
+    kept: Mapping[int, Kept]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one image is made from."""
+
+    origin: Origin
+    structure: Structure
 
 
 def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:
@@ -100,87 +64,124 @@ def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:
     return mixed if structure is None else (1.0 - share) ** 0.5 * structure + mixed
 
 
-def transfer(
-    denoiser: Conditioned, inputs: Inputs, settings: Settings, schedule: Sequence[Step], impl: Implementation
-) -> Iterator[Tensor]:
-    """Yield z_out [1, 4, h', w'] after each step that has to be computed; the last is the result's latents.
+def lend(
+    denoiser: Conditioned, branch: Origin | Structure, lending: Lending, schedule: Sequence[Step], batch: int
+) -> Iterator[tuple[int, Lent]]:
+    """What a branch lends at the steps and levels of ``lending``, in order: (i, tokens [1, N, C] by layer).
 
-    The first ``settings.untouched`` executed steps lead along the structure's own trajectory and are not repeated.
+    Kept values are fetched; runs of neighbouring steps without one are computed, ``batch`` at once.
+    """
+    runs = groupby(enumerate(lending), lambda item: (item[1] - item[0], item[1] in branch.kept, lending[item[1]]))
+    for (_, is_kept, levels), members in runs:
+        steps = [i for _, i in members]
+        if is_kept:
+            for i in steps:
+                yield i, branch.kept[i].fetch(branch.trajectory.device)
+            continue
+        for start in range(0, len(steps), batch):
+            chunk = steps[start : start + batch]
+            x = branch.trajectory[chunk[0] : chunk[-1] + 1]
+            lent = denoiser.lend(x, [schedule[i].t for i in chunk], levels)
+            for row, i in enumerate(chunk):
+                yield i, one(lent, row, levels)
+
+
+def transfer(
+    denoiser: Conditioned,
+    pairs: Sequence[Pair],
+    num_classes: int,
+    settings: Settings,
+    schedule: Sequence[Step],
+    *,
+    impl: Implementation,
+    batch: int,
+) -> Iterator[Tensor]:
+    """Yield z_out [B, 4, h', w'] of all ``pairs`` after each step that has to be computed; the last are the results.
+
+    Origins are of one size, and so are targets. What an origin lends is computed once for all pairs that share it,
+    ``batch`` steps at a time. The first ``settings.untouched`` executed steps lead along the structures' own
+    trajectories and are not repeated.
     """
     first = settings.first_step
-    z = inputs.structure[first + settings.untouched][None]
-    for i in range(first + settings.untouched, len(schedule)):
-        j = i - first
-        source = _borrow(denoiser, inputs, settings, i, schedule[i].t, impl)
-        eps = _predict(denoiser, z, schedule[i].t, source, settings.alpha(j))
-        noise = None if inputs.noise is None or i == len(schedule) - 1 else inputs.noise[i][None]
-        z = denoise_step(z, eps, schedule[i], noise)
-        z = _match_statistics(z, inputs, inputs.origin[i + 1][None], settings, j, impl)
+    start = first + settings.untouched
+    structures = [pair.structure for pair in pairs]
+    origins = list({id(pair.origin): pair.origin for pair in pairs}.values())
+    place = {id(origin): number for number, origin in enumerate(origins)}
+    rows = [place[id(pair.origin)] for pair in pairs]
+    from_structure, from_origin = settings.structure_lending(), settings.origin_lending()
+    lenders = [lend(denoiser, origin, from_origin, schedule, batch) for origin in origins]
+    others = [lend(denoiser, structure, from_structure, schedule, 1) for structure in structures]
+
+    z = torch.stack([structure.trajectory[start] for structure in structures])
+    for i in range(start, len(schedule)):
+        j, step = i - first, schedule[i]
+        lent: Lent = {}
+        if i in from_origin:
+            lent = _gather([next(lender) for lender in lenders], i, rows)
+        elif i in from_structure:
+            lent = _gather([next(other) for other in others], i, range(len(pairs)))
+        alpha = settings.alpha(j)
+        if not lent:
+            eps = denoiser(z, step.t)
+        else:
+            source = Source(lent, settings.contrast, impl, _classes(pairs, num_classes, settings, lent, j))
+            if alpha is None:
+                eps = denoiser.borrow(z, step.t, source)
+            else:
+                own, eps = denoiser.both(z, step.t, source)
+                eps = own + alpha * (eps - own)
+        z = denoise_step(z, eps, step, _noise(structures, i) if i < len(schedule) - 1 else None)
+        z = _match_statistics(z, pairs, origins, rows, i, num_classes, settings, impl)
         yield z
 
 
-def _borrow(
-    denoiser: Conditioned, inputs: Inputs, settings: Settings, i: int, t: int, impl: Implementation
-) -> Source | None:
-    """The keys and values swapped in at step i, from the origin or the structure; None at steps without a swap."""
-    j = i - settings.first_step
-    levels = settings.swapped_levels(j)
-    if not levels:
-        return None
-    from_structure = settings.borrows_from_structure(j)
-    if not from_structure:
-        lent = denoiser.lend(inputs.origin[i][None], t, levels)
-    elif i in inputs.structure_lends:
-        lent = inputs.structure_lends[i]
-    else:
-        lent = denoiser.lend(inputs.structure[i][None], t, levels)
-    return Source(lent, settings.contrast, impl, _classes(inputs, settings, levels, from_structure))
+def _gather(lent: Sequence[tuple[int, Lent]], i: int, rows: Sequence[int]) -> dict[Layer, Tensor]:
+    """Tokens [B, N, C] of the images in ``rows``, or [1, N, C] of the only one that lends."""
+    if any(step != i for step, _ in lent):
+        raise RuntimeError(f"step {i} was lent what belongs to another: the lending is out of order")
+    if len(lent) == 1:
+        return dict(lent[0][1])
+    return {layer: torch.cat([lent[row][1][layer] for row in rows]) for layer in lent[0][1]}
 
 
-def _classes(inputs: Inputs, settings: Settings, levels: Sequence[int], from_structure: bool) -> dict[int, Classes]:
+def _noise(structures: Sequence[Structure], i: int) -> Tensor | None:
+    """w_i of all images, [B, 4, h', w']."""
+    maps = [structure.noise[i] for structure in structures if structure.noise is not None]
+    return torch.stack(maps) if maps else None
+
+
+def _classes(pairs: Sequence[Pair], num_classes: int, settings: Settings, lent: Lent, j: int) -> dict[int, Classes]:
     """The classes that attention is to know, by level; none in the method itself."""
-    match = settings.adain_features and not from_structure
+    structural = settings.borrows_from_structure(j)
+    match = settings.adain_features and not structural
     if not (match or settings.restrict_attention):
         return {}
     result = {}
-    for level in levels:
-        labels = inputs.labels[level]
-        keys = labels.target if from_structure else labels.origin
-        result[level] = Classes(
-            labels.target.flatten(), keys.flatten(), inputs.num_classes, settings.restrict_attention, match
-        )
+    for level in {layer.level for layer in lent}:
+        queries = torch.stack([pair.structure.labels[level].flatten() for pair in pairs])
+        keys = queries if structural else torch.stack([pair.origin.labels[level].flatten() for pair in pairs])
+        result[level] = Classes(queries, keys, num_classes, settings.restrict_attention, match)
     return result
 
 
-def _predict(denoiser: Conditioned, z: Tensor, t: int, source: Source | None, alpha: float | None) -> Tensor:
-    """The guided noise prediction of steps 1 to 4. The two passes part at the first layer that borrows."""
-    if source is None:
-        return denoiser(z, t)
-    unet, context, free_u = denoiser.unet, denoiser.context, denoiser.free_u
-    shared = unet.encode(z.to(context.dtype), t, context)
-    shared = unet.advance(shared, context, until=next(iter(source.keys_values)), free_u=free_u)
-    eps_cross = unet.decode(shared, context, source=source, free_u=free_u).to(z.dtype)
-    if alpha is None:
-        return eps_cross
-    eps_self = unet.decode(shared, context, free_u=free_u).to(z.dtype)
-    return eps_self + alpha * (eps_cross - eps_self)
-
-
 def _match_statistics(
-    z: Tensor, inputs: Inputs, origin: Tensor, settings: Settings, j: int, impl: Implementation
+    z: Tensor,
+    pairs: Sequence[Pair],
+    origins: Sequence[Origin],
+    rows: Sequence[int],
+    i: int,
+    num_classes: int,
+    settings: Settings,
+    impl: Implementation,
 ) -> Tensor:
-    """AdaIN of steps 6 and 7; ``origin`` is x_{i+1} of the origin."""
-    classes = settings.adain_classes(j, inputs.num_classes)
+    """AdaIN of steps 6 and 7, to the statistics of x_{i+1} of the origins."""
+    classes = settings.adain_classes(i - settings.first_step, num_classes)
     if not classes:
         return z
-    whole = settings.adain == "global"
-    there, here = (torch.zeros_like(labels) if whole else labels for labels in inputs.labels[0])
-    return masked_adain(
-        z,
-        origin,
-        here,
-        there,
-        classes=classes,
-        num_classes=1 if whole else inputs.num_classes,
-        impl=impl,
-    )
+    lenders = [origins[0]] if len(origins) == 1 else [origins[row] for row in rows]
+    here = torch.stack([pair.structure.labels[0] for pair in pairs])
+    there = torch.stack([origin.labels[0] for origin in lenders])
+    if settings.adain == "global":
+        here, there, num_classes = torch.zeros_like(here), torch.zeros_like(there), 1
+    source = torch.stack([origin.trajectory[i + 1] for origin in lenders])
+    return masked_adain(z, source, here, there, classes=classes, num_classes=num_classes, impl=impl)

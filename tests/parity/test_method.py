@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.generate import Patch, Result, generate
+from sampler.generate import Result, generate
+from sampler.patch import Patch
 from sampler.settings import PRESETS, Settings
 from tests.parity.second_implementation import SecondImplementation
 

@@ -84,12 +84,14 @@ def test_each_kind_of_block_agrees_with_diffusers(dtype):
         ),
     }
     for name, (ours, theirs, arguments) in pairs.items():
+        extra = {"resnet": ("torch",), "geglu": ("torch",)}.get(name, ())
         # Some of diffusers' layers register one convolution under two names.
         weights = {key: value for key, value in theirs.to(dtype).state_dict().items() if "Conv2d_0" not in key}
         ours.to(dtype).load_state_dict(weights)
         expected = theirs(*arguments)
         expected = expected[0] if name == "transformer" else expected
-        assert_same(ours(*arguments), expected)
+        own = (arguments[0], ours.shift(arguments[1])) if name == "resnet" else arguments
+        assert_same(ours(*own, *extra), expected)
     t = torch.tensor([0, 1, 499, 999])
     theirs_embedding = Timesteps(320, flip_sin_to_cos=True, downscale_freq_shift=0)(t)
     torch.testing.assert_close(timestep_embedding(t, 320), theirs_embedding, rtol=0, atol=0)
@@ -98,12 +100,12 @@ def test_each_kind_of_block_agrees_with_diffusers(dtype):
 @torch.no_grad()
 def test_parts_of_the_unet_make_up_the_whole(tiny):
     z, context = randn(1, 1, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
-    whole = tiny.unet(z, 300, context)
-    state = tiny.unet.encode(z, 300, context)
+    whole, condition = tiny.unet(z, 300, context), tiny.unet.condition(context, 300)
+    state = tiny.unet.encode(z, condition)
     for layer in tiny.unet.layers((2, 1, 0)):
-        state = tiny.unet.advance(state, context, until=layer)
-        torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
-    torch.testing.assert_close(tiny.unet.decode(state, context), whole, rtol=0, atol=0)
+        state = tiny.unet.advance(state, condition, until=layer)
+        torch.testing.assert_close(tiny.unet.decode(state, condition), whole, rtol=0, atol=0)
+    torch.testing.assert_close(tiny.unet.decode(state, condition), whole, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -137,18 +139,27 @@ def test_half_types_are_as_accurate_as_diffusers_in_the_same_type(dtype, tiny_pa
 
 
 @torch.no_grad()
-def test_recorded_keys_and_values_are_those_of_the_pass_and_change_nothing(tiny):
+def test_what_an_image_lends_is_that_of_the_pass_and_changes_nothing(tiny):
     z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
-    whole = tiny.unet(z, 300, context)
-    eps, recorded = tiny.unet.record(z, 300, context, (0, 1))
-    alone = tiny.unet.keys_values(z, 300, context, (0, 1))
+    whole, condition = tiny.unet(z, 300, context), tiny.unet.condition(context, 300)
+    eps, recorded = tiny.unet.record(z, condition, (0, 1))
+    alone = tiny.unet.lend(z, condition, (0, 1))
     torch.testing.assert_close(eps, whole, rtol=0, atol=0)
     assert list(recorded) == list(alone) == tiny.unet.layers((0, 1))
-    for layer, (key, value) in recorded.items():
-        torch.testing.assert_close(alone[layer].key, key, rtol=0, atol=0)
-        torch.testing.assert_close(alone[layer].value, value, rtol=0, atol=0)
+    for layer, tokens in recorded.items():
+        torch.testing.assert_close(alone[layer], tokens, rtol=0, atol=0)
     # Lent back to the same latents without contrast, they are the layers' own.
     again = tiny.unet(z, 300, context, source=Source(recorded, 1.0, "torch"))
     torch.testing.assert_close(again, whole)
     other = tiny.unet(z.flip(0), 300, context, source=Source(recorded, 1.0, "torch"))
     assert (other - tiny.unet(z.flip(0), 300, context)).norm() > 1e-3 * other.norm()
+
+
+@torch.no_grad()
+def test_a_condition_for_many_timesteps_serves_each_of_them(tiny):
+    z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
+    condition = tiny.unet.condition(context, torch.tensor([901, 500, 301, 1]))
+    for row, t in enumerate((901, 500, 301, 1)):
+        torch.testing.assert_close(tiny.unet.predict(z, condition.rows(row, row)), tiny.unet(z, t, context))
+    together = tiny.unet.predict(z, condition.rows(1, 2))
+    torch.testing.assert_close(together, tiny.unet(z, torch.tensor([500, 301]), context))

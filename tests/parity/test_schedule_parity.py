@@ -7,9 +7,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from sampler.ddim import denoise_step, move
+from sampler.denoiser import Conditioned
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps
-from sampler.transfer import Conditioned
 
 SD_SCHEDULER = {
     "beta_start": 0.00085,
@@ -75,7 +75,8 @@ def test_our_noise_maps_lead_diffusers_back_along_the_trajectory(dtype, bound, t
     context = torch.randn(1, 77, ours.config.unet.context_width, generator=generator).to(dtype)
     schedule = steps(20)
     trajectory = ddpm_trajectory(clean.to(dtype), noise.to(dtype), schedule)
-    maps = {i: w for i, w, _ in noise_maps(Conditioned(ours.unet, context), trajectory, schedule, 4, {})}
+    denoiser = Conditioned.of(ours.unet, context, [step.t for step in schedule])
+    maps = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 4, {}, batch=4)}
 
     scheduler = DDIMScheduler(**SD_SCHEDULER)
     scheduler.alphas_cumprod = cumulative_alphas().double()

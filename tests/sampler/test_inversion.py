@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from model.layers import KeyValue
 from model.unet import Layer
 from sampler.ddim import denoise_step, move, predict_clean
-from sampler.inversion import Branch, Inverter, ddim_trajectory, ddpm_trajectory, noise_maps, redenoise
+from sampler.inversion import Branch, Inverter, ddim_trajectory, ddpm_trajectory, keep_all, noise_maps, redenoise
 from sampler.schedule import steps
 from sampler.settings import Settings, Span
 
@@ -16,11 +15,11 @@ class Smooth:
     """A stand-in for a network that depends on latents and timestep; as keys and values it lends the latents."""
 
     def __call__(self, z, t):
-        time = torch.as_tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
+        time = torch.tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
         return torch.tanh(0.7 * z + time) + 0.1 * z.roll(1, dims=-1)
 
     def record(self, z, t, levels):
-        return self(z, t), {Layer(level, 0): KeyValue(z, -z) for level in levels}
+        return self(z, t), {Layer(level, 0): z.flatten(2) for level in levels}
 
 
 denoiser = Smooth()
@@ -35,9 +34,9 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
     trajectory = ddpm_trajectory(clean, randn(20, 4, 8, 8, seed=1), schedule)
     for first in (0, 6, 18):
         maps = torch.full((20, 4, 8, 8), torch.nan, dtype=torch.float64)
-        for i, w, _ in noise_maps(denoiser, trajectory, schedule, first, {}):
+        for i, w, _ in noise_maps(denoiser, trajectory, schedule, first, {}, 4):
             maps[i] = w
-        again = redenoise(denoiser, Branch(trajectory, maps), schedule, first, {})
+        again = redenoise(denoiser, trajectory, maps, schedule, first, {})
         visited = {i + 1: x for i, x, _ in again}
         for i in range(first + 1, 20):
             torch.testing.assert_close(visited[i], trajectory[i], rtol=1e-9, atol=1e-9)
@@ -52,12 +51,11 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
         torch.testing.assert_close(visited[20], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_noise_maps_do_not_depend_on_the_batch(monkeypatch):
+def test_noise_maps_do_not_depend_on_the_batch():
     schedule = steps(10)
     trajectory = ddpm_trajectory(randn(4, 8, 8), randn(10, 4, 8, 8, seed=1), schedule)
-    together = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {})}
-    monkeypatch.setattr("sampler.inversion.BATCH", 1)
-    alone = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {})}
+    together = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {}, 4)}
+    alone = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 2, {}, 1)}
     assert sorted(together) == sorted(alone) == list(range(2, 9))
     for i in alone:
         torch.testing.assert_close(together[i], alone[i], rtol=1e-12, atol=1e-12)
@@ -95,22 +93,25 @@ def test_a_branch_takes_as_many_steps_as_announced():
         (Settings(steps=12, inversion="ddim"), False, 12),
     ]
     for settings, maps, expected in cases:
-        inverter = Inverter(denoiser, denoiser, settings, schedule)
-        *taken, last = list(inverter.branch(randn(4, 8, 8), randn(12, 4, 8, 8, seed=1), maps=maps))
+        inverter = Inverter(denoiser, denoiser, settings, schedule, batch=4)
+        noise = randn(12, 4, 8, 8, seed=1)
+        *taken, last = list(inverter.branch(randn(4, 8, 8), noise, maps=maps, lending={}, keep=keep_all))
         assert isinstance(last, Branch)
         assert len(taken) == inverter.calls(maps=maps) == expected
 
 
-def test_keys_and_values_are_kept_of_just_the_steps_and_levels_asked_for():
+def test_what_is_lent_is_kept_of_just_the_steps_and_levels_asked_for():
     schedule, lending = steps(12), {5: (0, 1), 6: (0,), 11: (1,)}
     settings = Settings(steps=12, skip_steps=3, cross_attn_64=Span(0, 9))
     for again in (False, True):
-        inverter = Inverter(denoiser, denoiser, replace(settings, redenoise=again), schedule)
-        *_, branch = inverter.branch(randn(4, 8, 8), randn(12, 4, 8, 8, seed=1), maps=True, lending=lending)
-        # No noise map is computed at the last step, so only denoising again comes by its keys.
+        inverter = Inverter(denoiser, denoiser, replace(settings, redenoise=again), schedule, batch=4)
+        noise = randn(12, 4, 8, 8, seed=1)
+        *_, branch = inverter.branch(randn(4, 8, 8), noise, maps=True, lending=lending, keep=keep_all)
+        # No noise map is computed at the last step, so only denoising again comes by what it lends.
         expected = lending if again else {5: (0, 1), 6: (0,)}
-        assert {i: tuple(sorted(layer.level for layer in kept)) for i, kept in branch.lends.items()} == expected
-        for i, kept in branch.lends.items():
-            for key, value in kept.values():
-                torch.testing.assert_close(key[0], branch.trajectory[i], rtol=1e-9, atol=1e-9)
-                torch.testing.assert_close(value, -key)
+        kept = {i: item.fetch(torch.device("cpu")) for i, item in branch.kept.items()}
+        assert {i: tuple(sorted(layer.level for layer in lent)) for i, lent in kept.items()} == expected
+        for i, lent in kept.items():
+            for tokens in lent.values():
+                torch.testing.assert_close(tokens[0], branch.trajectory[i].flatten(1), rtol=1e-9, atol=1e-9)
+                assert tokens.untyped_storage().nbytes() == tokens.nbytes, "a part of a batch keeps the whole batch"

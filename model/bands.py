@@ -1,0 +1,81 @@
+"""Convolutions over large grids in bands of rows: the same result, and working memory for one band alone.
+
+A decoder of 2048×2048 px holds 2 GB for each copy of its widest features in half precision, and a norm, a gate and a
+padded convolution make several. Tiles that are decoded apart and blended would be cheaper still, but each would be
+normalised by its own statistics: the image would change. Here statistics are those of the whole grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.layers import ResnetBlock, Upsample
+
+
+def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
+    """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once."""
+    h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
+    out = _convolve(block.conv2, h, rows, _normaliser(block.norm2, h, rows))
+    for top in range(0, x.shape[2], rows):
+        part = x[:, :, top : top + rows]
+        out[:, :, top : top + rows] += part if block.conv_shortcut is None else block.conv_shortcut(part)
+    return out
+
+
+def upsample_in_bands(layer: Upsample, x: Tensor, rows: int) -> Tensor:
+    """``layer`` of ``x``: [B, C, H, W] -> [B, C, 2 H, 2 W], from ``rows`` rows at once."""
+    return _convolve(layer.conv, x, rows, lambda part: F.interpolate(part, scale_factor=2.0, mode="nearest"), scale=2)
+
+
+def output_in_bands(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, rows: int) -> Tensor:
+    """``conv`` of the normalised and gated ``x``: [B, C, H, W] -> [B, C_out, H, W]."""
+    return _convolve(conv, x, rows, _normaliser(norm, x, rows))
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1) -> Tensor:
+    """A 3×3 convolution with padding 1 of ``prepare(x)``, which works on every row apart and makes ``scale`` of it."""
+    batch, _, height, width = x.shape
+    out = x.new_empty(batch, conv.out_channels, scale * height, scale * width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first = max(top - 1, 0)
+        band = prepare(x[:, :, first : min(bottom + 1, height)])
+        # One row beyond the band on each side, zeros beyond the grid.
+        start, stop = scale * (top - first) - 1, scale * (bottom - first) + 1
+        band = F.pad(band[:, :, max(start, 0) : stop], (1, 1, int(top == 0), int(bottom == height)))
+        out[:, :, scale * top : scale * bottom] = F.conv2d(band, conv.weight, conv.bias)
+    return out
+
+
+def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The group norm by the statistics of the whole of ``x``, then SiLU, as a function of some of its rows."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, variance = _statistics(x, norm.num_groups, rows, dtype)
+    each = x.shape[1] // norm.num_groups
+    centre = mean.repeat_interleave(each, 1)[:, :, None, None]  # [B, C, 1, 1]
+    scale = (variance + norm.eps).rsqrt().repeat_interleave(each, 1) * norm.weight
+    scale, bias = scale[:, :, None, None], norm.bias.to(dtype)[:, None, None]
+
+    def normalise(part: Tensor) -> Tensor:
+        return F.silu((part.to(dtype) - centre).mul_(scale).add_(bias), inplace=True).to(part.dtype)
+
+    return normalise
+
+
+def _statistics(x: Tensor, groups: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each group, [B, groups], merged from bands (Chan et al., 1983)."""
+    mean = torch.zeros(x.shape[0], groups, dtype=dtype, device=x.device)
+    squares, count = torch.zeros_like(mean), 0
+    for top in range(0, x.shape[2], rows):
+        band = x[:, :, top : top + rows].to(dtype).reshape(x.shape[0], groups, -1)
+        size = band.shape[2]
+        variance, centre = torch.var_mean(band, 2, correction=0)
+        away = centre - mean
+        mean = mean + away * (size / (count + size))
+        squares = squares + variance * size + away.square() * (count * size / (count + size))
+        count += size
+    return mean, squares / count

@@ -1,0 +1,24 @@
+"""How a run is computed. Nothing here changes a result beyond rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kernels import Implementation
+from sampler.keeping import Budget
+
+
+@dataclass(frozen=True)
+class Execution:
+    """``impl`` computes attention with contrast and AdaIN, ``elementwise`` norms and gates.
+
+    ``batch`` latents go through the UNet at once: images of a series, or timesteps where these do not depend on each
+    other. With ``graphs`` each kind of network call is recorded as a CUDA graph at its first use and replayed from then
+    on; for a CUDA device alone. ``budget`` is the room for what an origin lends, if more than one batch needs it.
+    """
+
+    impl: Implementation = "torch"
+    elementwise: Implementation = "torch"
+    batch: int = 1
+    graphs: bool = False
+    budget: Budget = field(default_factory=Budget)

@@ -1,0 +1,76 @@
+"""What one in-silico image is made from: pixels, label maps, random numbers (method.md, "Inputs" and "Randomness")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sampler.masks import latent_labels, structure_image, unmatched_classes
+from sampler.settings import Settings
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
+
+    ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1.
+    """
+
+    origin: NDArray[np.uint8]
+    origin_labels: NDArray[np.int64]
+    target_labels: NDArray[np.int64]
+    num_classes: int
+
+    def unmatched_classes(self, factor: int) -> list[int]:
+        """Classes of the target that AdaIN leaves as they are, for want of 2 latent positions of ``factor`` px."""
+        origin, target = (
+            latent_labels(torch.from_numpy(labels), self.num_classes, factor)
+            for labels in (self.origin_labels, self.target_labels)
+        )
+        return unmatched_classes(target, origin, self.num_classes)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All random numbers of one image: structure image [1, 3, H', W'], and per step [T, 4, ·, ·] of the latents."""
+
+    structure: Tensor
+    origin: Tensor
+    target: Tensor
+    fresh: Tensor | None
+
+
+def draw_noise(seed: int, patch: Patch, settings: Settings, channels: int, factor: int) -> Noise:
+    """Draw everything from one CPU generator in float32, in the order of method.md, "Randomness".
+
+    So a seed means the same on every device. ``channels`` and ``factor`` are those of the latents.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def per_step(labels: NDArray[np.int64]) -> Tensor:
+        height, width = labels.shape
+        shape = (settings.steps, channels, height // factor, width // factor)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+    greys = settings.greys(patch.num_classes)
+    structure = structure_image(torch.from_numpy(patch.target_labels), greys, settings.mask_noise, generator)
+    origin = per_step(patch.origin_labels)
+    target = per_step(patch.target_labels)
+    fresh = per_step(patch.target_labels) if settings.fresh_noise > 0.0 else None
+    return Noise(structure, origin, target, fresh)
+
+
+def to_unit_range(image: NDArray[np.uint8]) -> Tensor:
+    """uint8 RGB [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+
+
+def to_pixels(image: Tensor) -> NDArray[np.uint8]:
+    """[1, 3, H, W] in [-1, 1], clipped -> uint8 RGB [H, W, 3], rounded."""
+    scaled = ((image[0].float() + 1.0) * 127.5).round().clamp(0, 255)
+    pixels: NDArray[np.uint8] = scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels

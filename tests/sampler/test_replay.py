@@ -1,0 +1,96 @@
+"""What a GPU asks of the code, shown without one.
+
+A CUDA graph bakes in every number that is not among its inputs. Tracing bakes in the same: work that is traced once and
+replayed on other inputs gives the right result only if all that changes goes through the inputs. On the meta device,
+which has shapes but no numbers, reading a value back to the host raises, and so does mixing devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from model import StableDiffusion
+from model.assemble import build_empty
+from model.clip import TextEncoder
+from model.tokenizer import Tokenizer
+from model.unet import UNet
+from model.vae import VAE
+from sampler.execution import Execution
+from sampler.generate import Progress, Result, generate_series
+from sampler.replay import Replaying
+from sampler.text_to_image import text_to_image
+from tests.conftest import TINY, build_tiny
+from tests.sampler.test_series import CASES, SHORT, tasks
+
+KINDS = ("winter", "ddim", "fresh noise", "alaluf")
+
+
+class Traced:
+    """Recorded work as a graph of PyTorch operations."""
+
+    made = 0
+
+    def __init__(self, work, inputs):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        self.graph = make_fx(work)(*self.inputs)
+        self.outputs = [torch.full_like(tensor, torch.nan) for tensor in self.graph(*self.inputs)]
+        Traced.made += 1
+
+    def replay(self):
+        for there, here in zip(self.outputs, self.graph(*self.inputs), strict=True):
+            there.copy_(here)
+
+
+def results(model, work, settings, execution):
+    events = generate_series(model, work, settings, execution)
+    return {event.index: event.latents for event in events if isinstance(event, Result)}
+
+
+@pytest.mark.parametrize("name", ["winter", pytest.param("alaluf", marks=pytest.mark.slow)])
+def test_recorded_work_depends_on_nothing_but_its_inputs(name, monkeypatch):
+    model, settings, work = build_tiny(torch.float64), replace(SHORT, **CASES[name]), tasks()[:1]
+    eager = results(model, work, settings, Execution(batch=4))
+    monkeypatch.setattr("sampler.branches.cuda_graphs", lambda: Replaying(Traced))
+    Traced.made = 0
+    replayed = results(model, work, settings, Execution(batch=4, graphs=True))
+    torch.testing.assert_close(replayed[0], eager[0], rtol=1e-6, atol=1e-6)
+    # Not one for each of some twenty calls: inversion, the origin's passes and both passes of a step, some for a last,
+    # smaller batch too.
+    assert 3 <= Traced.made <= 8
+
+
+def hollow_tiny(*, fused: bool) -> StableDiffusion:
+    """The tiny model in half precision on the meta device."""
+    unet, vae = build_empty(lambda: UNet(TINY.unet)), build_empty(lambda: VAE(TINY.vae))
+    text = build_empty(lambda: TextEncoder(TINY.text))
+    for network in (unet, vae, text):
+        network.half().requires_grad_(False)
+    if fused:
+        unet.fuse()
+    return StableDiffusion(unet, vae, text, Tokenizer(), TINY, "hollow")
+
+
+@pytest.mark.parametrize(("name", "fused"), [("winter", False), *((name, True) for name in KINDS)])
+def test_no_step_reads_a_value_back_or_mixes_devices(name, fused):
+    work = [tasks()[0], tasks()[2], tasks()[4]]
+    for event in generate_series(hollow_tiny(fused=fused), work, replace(SHORT, **CASES[name]), Execution(batch=3)):
+        assert isinstance(event, Progress)
+        if event.phase == "denoise" and event.done == event.total:
+            return
+    raise AssertionError("the last step was not reached")
+
+
+def test_text_to_image_reads_nothing_back_before_its_end():
+    run = text_to_image(hollow_tiny(fused=True), "a", seed=0, size=(64, 64), count=4, scale=7.5, execution=Execution())
+    assert [next(run).done for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_value_read_back_and_a_mixture_of_devices_would_show():
+    far = torch.ones(2, device="meta")
+    for mistake in (lambda: far[0].item(), lambda: far.nonzero(), lambda: far + torch.ones(2), lambda: far.cpu()):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            mistake()
