@@ -104,9 +104,14 @@ def _add_shared(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup)
     files.add_argument("--seed", default="0", metavar="N", help="the same seed gives the same image (0)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    machine.add_argument("--dtype", default="auto", help="auto, fp32, fp16 or bf16 (auto: fp16 on CUDA, else fp32)")
+    machine.add_argument(
+        "--dtype", default="auto", help="auto, fp32, fp16 or bf16 (auto: fp16 on CUDA, bf16 on CPUs that have it)"
+    )
     if parser.prog.endswith("generate"):
-        machine.add_argument("--impl", default="auto", help="of attention: auto, reference, torch or triton (auto)")
+        machine.add_argument(
+            "--impl", default="auto", help="of attention, norms and gates: auto, reference, torch or triton (auto)"
+        )
+        machine.add_argument("--graphs", action="store_true", help="replay the network's calls as CUDA graphs")
         machine.add_argument(
             "--batch-size", default="auto", metavar="N", help="images at once; changes speed and memory alone (auto)"
         )
@@ -114,7 +119,7 @@ def _add_shared(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup)
             "--keep",
             default="auto",
             metavar="PLACE=SIZE,…",
-            help="room for what an origin lends to later batches, such as device=2GB,host=8GB,disk=20GB; 0 is none (auto)",
+            help="room for what an origin lends to later batches, as in device=2GB,host=8GB; 0 is none (auto)",
         )
 
 
@@ -153,6 +158,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         impl=arguments.impl,
         batch_size=arguments.batch_size,
         keep=arguments.keep,
+        graphs=arguments.graphs,
     )
     with Reporter() as reporter:
         for event in generate.run(request):

@@ -18,6 +18,7 @@ import model
 from jobs import VERSION
 from jobs.options import as_arguments
 from jobs.resources import (
+    check_graphs,
     check_memory,
     choose_batch,
     choose_budget,
@@ -63,6 +64,7 @@ class Request:
     impl: str
     batch_size: str = "auto"
     keep: str = "auto"
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     impl = choose_impl(request.impl, device)
+    check_graphs(request.graphs, device)
     settings, notes = _settings(request)
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.keep, device)
 
@@ -124,7 +127,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
         batch = choose_batch(loaded.config, sides, dtype, device)
-    execution = Execution(impl=impl, batch=batch, budget=budget)
+    execution = Execution(impl=impl, elementwise=impl, batch=batch, budget=budget, graphs=request.graphs)
     for event in generate_series(loaded, tasks, settings, execution):
         if isinstance(event, Progress):
             yield event

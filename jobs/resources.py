@@ -14,7 +14,7 @@ from model.errors import InputError
 from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-GPU_BATCH, CPU_BATCH = 16, 4
+GPU_BATCH, CPU_BATCH = 16, 2
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
 
@@ -37,9 +37,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is fp16 on CUDA and fp32 on the CPU. Raises InputError for a type that the device does badly."""
+    """``auto`` is fp16 on CUDA, bf16 on a CPU that multiplies it natively, else fp32.
+
+    Raises InputError for a type that the device does badly.
+    """
+    if name == "auto" and device.type == "cuda":
+        return torch.float16
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     if name not in DTYPES:
         raise InputError(f"--dtype {name}: one of auto, {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
@@ -47,6 +52,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError("--dtype bf16: this GPU has no bfloat16; use fp16 or fp32")
     return DTYPES[name]
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); others are slower with it than without."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def check_graphs(wanted: bool, device: torch.device) -> None:
+    """Raise InputError for CUDA graphs without a CUDA device."""
+    if wanted and device.type != "cuda":
+        raise InputError("--graphs: CUDA graphs need --device cuda; leave it out on the CPU")
 
 
 def choose_impl(name: str, device: torch.device) -> Implementation:

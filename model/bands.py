@@ -7,7 +7,7 @@ normalised by its own statistics: the image would change. Here statistics are th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,13 @@ from model.layers import ResnetBlock, Upsample
 
 
 def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
-    """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once."""
+    """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once. Overwrites ``x``."""
     h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
-    out = _convolve(block.conv2, h, rows, _normaliser(block.norm2, h, rows))
-    for top in range(0, x.shape[2], rows):
-        part = x[:, :, top : top + rows]
-        out[:, :, top : top + rows] += part if block.conv_shortcut is None else block.conv_shortcut(part)
+    out = x if block.conv_shortcut is None else torch.empty_like(h)
+    for top, band in _bands(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
+        part = x[:, :, top : top + band.shape[2]]
+        shortcut = part if block.conv_shortcut is None else block.conv_shortcut(part)
+        torch.add(shortcut, band, out=out[:, :, top : top + band.shape[2]])
     return out
 
 
@@ -40,6 +41,16 @@ def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor],
     """A 3×3 convolution with padding 1 of ``prepare(x)``, which works on every row apart and makes ``scale`` of it."""
     batch, _, height, width = x.shape
     out = x.new_empty(batch, conv.out_channels, scale * height, scale * width)
+    for top, band in _bands(conv, x, rows, prepare, scale):
+        out[:, :, top : top + band.shape[2]] = band
+    return out
+
+
+def _bands(
+    conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1
+) -> Iterator[tuple[int, Tensor]]:
+    """The parts of `_convolve`'s result, each with its first row."""
+    height = x.shape[2]
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         first = max(top - 1, 0)
@@ -47,8 +58,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor],
         # One row beyond the band on each side, zeros beyond the grid.
         start, stop = scale * (top - first) - 1, scale * (bottom - first) + 1
         band = F.pad(band[:, :, max(start, 0) : stop], (1, 1, int(top == 0), int(bottom == height)))
-        out[:, :, scale * top : scale * bottom] = F.conv2d(band, conv.weight, conv.bias)
-    return out
+        yield scale * top, F.conv2d(band, conv.weight, conv.bias)
 
 
 def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:

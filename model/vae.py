@@ -18,8 +18,10 @@ from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.config import VAEConfig
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
 
-LARGEST_WHOLE, BAND = 768 * 768, 2**16
-"""Pixels of the largest image that is decoded as a whole, and positions of the grid in a band of a larger one."""
+LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
+"""Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
+BAND = {"cpu": 2**13, "cuda": 2**17}
+"""Positions of the grid in a band of a larger image."""
 
 
 class GridAttention(nn.Module):
@@ -40,15 +42,18 @@ class GridAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """The resnets of one resolution and the change to the next."""
+    """The resnets of one resolution and the change to the next.
+
+    With ``band`` that many positions of the grid go through at once, for their memory's sake; None takes all.
+    """
 
     def __init__(self, config: VAEConfig, ins: list[int], width: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(config, channels, width) for channels in ins)
 
-    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x, None, impl)
+    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
+        for resnet in cast("Iterable[ResnetBlock]", self.resnets):
+            x = resnet(x, None, impl) if band is None else resnet_in_bands(resnet, x, max(1, band // x.shape[3]))
         return x
 
 
@@ -59,33 +64,24 @@ class DownStage(Stage):
         super().__init__(config, ins, width)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
 
-    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        x = super().forward(x, impl)
+    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
+        x = super().forward(x, impl, band)
         for downsample in self.downsamplers:
             x = downsample(x)
         return x
 
 
 class UpStage(Stage):
-    """Resnets, then an up-sampling except at the last stage. With ``band`` positions at once, if that is not None."""
+    """Resnets, then an up-sampling except at the last stage."""
 
     def __init__(self, config: VAEConfig, ins: list[int], width: int, *, last: bool) -> None:
         super().__init__(config, ins, width)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
-    def forward(self, x: Tensor, impl: Implementation, band: int | None = None) -> Tensor:
-        if band is not None:
-            return self._in_bands(x, max(1, band // x.shape[3]))
-        x = super().forward(x, impl)
-        for upsample in self.upsamplers:
-            x = upsample(x)
-        return x
-
-    def _in_bands(self, x: Tensor, rows: int) -> Tensor:
-        for resnet in cast("Iterable[ResnetBlock]", self.resnets):
-            x = resnet_in_bands(resnet, x, rows)
+    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
+        x = super().forward(x, impl, band)
         for upsample in cast("Iterable[Upsample]", self.upsamplers):
-            x = upsample_in_bands(upsample, x, rows)
+            x = upsample(x) if band is None else upsample_in_bands(upsample, x, max(1, band // x.shape[3]))
         return x
 
 
@@ -118,10 +114,10 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=config.eps)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, image: Tensor, impl: Implementation) -> Tensor:
+    def forward(self, image: Tensor, impl: Implementation, band: int | None) -> Tensor:
         h = self.conv_in(image)
         for block in self.down_blocks:
-            h = block(h, impl)
+            h = block(h, impl, band)
         return self.conv_out(normalise(self.conv_norm_out, self.mid_block(h, impl), silu=True, impl=impl))
 
 
@@ -160,7 +156,9 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
-    def posterior(self, image: Tensor, *, impl: Implementation = "torch") -> tuple[Tensor, Tensor]:
+    def posterior(
+        self, image: Tensor, *, impl: Implementation = "torch", band: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (clipped to [-30, 20]) of the unscaled latents, each [B, 4, H / 8, W / 8].
 
         ``image`` is [B, 3, H, W] in [-1, 1]. Raises ValueError if a side is not a multiple of 8.
@@ -169,23 +167,29 @@ class VAE(nn.Module):
         if image.shape[-1] % factor or image.shape[-2] % factor:
             sides = f"{image.shape[-2]}×{image.shape[-1]}"
             raise ValueError(f"image of {sides} px: both sides must be multiples of {factor}")
-        mean, log_variance = self.quant_conv(self.encoder(image, impl)).chunk(2, dim=1)
+        mean, log_variance = self.quant_conv(self.encoder(image, impl, self._band(image, 1, band))).chunk(2, dim=1)
         return mean, torch.clamp(log_variance, -30.0, 20.0)
 
-    def encode(self, image: Tensor, *, impl: Implementation = "torch") -> Tensor:
+    def encode(self, image: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
         """``image`` [B, 3, H, W] in [-1, 1] -> latents [B, 4, H / 8, W / 8]: the posterior's mean × scaling."""
-        mean, _ = self.posterior(image, impl=impl)
+        mean, _ = self.posterior(image, impl=impl, band=band)
         return mean * self.config.scaling
 
     def decode(self, latents: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
         """Latents [B, 4, h, w] as the UNet has them -> image [B, 3, 8 h, 8 w], about [-1, 1] and not clipped.
 
-        Images of more than 768×768 px are decoded in bands of rows, the same to rounding. ``band``, positions of the
-        grid at once, sets their height at any size.
+        Large images are decoded in bands of rows, to rounding the same, and so are they encoded. ``band``, positions of
+        the grid at once, sets their height at any size.
         """
-        if band is None and latents.shape[-2] * latents.shape[-1] * self.config.factor**2 > LARGEST_WHOLE:
-            band = BAND
+        band = self._band(latents, self.config.factor**2, band)
         return self.decoder(self.post_quant_conv(latents / self.config.scaling), impl, band)
+
+    @staticmethod
+    def _band(x: Tensor, pixels: int, band: int | None) -> int | None:
+        """Positions of the grid at once for ``x`` [B, C, h, w] with ``pixels`` of the image each; None for all."""
+        device = "cpu" if x.device.type == "cpu" else "cuda"
+        whole = x.shape[-2] * x.shape[-1] * pixels <= LARGEST_WHOLE[device]
+        return BAND[device] if band is None and not whole else band
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

@@ -80,8 +80,12 @@ def load(
     fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
     fill(parts.text_encoder, parts.text_entries, dtype=dtype, device=target)
     if target.type == "cuda":
-        # Layouts that the GPU's libraries are quickest with; the numbers are the same.
-        parts.unet.fuse()
-        for network in (parts.unet, parts.vae):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out_for_gpu(parts.unet, parts.vae)
     return StableDiffusion(parts.unet, parts.vae, parts.text_encoder, tokenizer, parts.config, name)
+
+
+def lay_out_for_gpu(unet: UNet, vae: VAE) -> None:
+    """Bring weights into the layouts that a GPU's libraries are quickest with; the numbers stay the same."""
+    unet.fuse()
+    for network in (unet, vae):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

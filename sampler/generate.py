@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,12 +104,15 @@ def generate_series(
             origins_later = Counter(task.origin_key(settings) for task in later)
             yield from _build(run, members, origins_later, origins, structures, keeper)
             pairs = [Pair(origins[task.origin_key(settings)], structures[task.structure_key]) for task in members]
-            yield from _denoise(run, members, batch, pairs)
+            z = yield from _denoise(run, members, pairs)
+            # Decoding takes the most memory, so what no later image needs is given up before.
+            del pairs
             for key in [key for key in origins if not origins_later[key]]:
                 keeper.release(origins.pop(key).kept)
             wanted = {task.structure_key for task in later}
             for key in [key for key in structures if key not in wanted]:
                 del structures[key]
+            yield from _decode(run, z, batch)
 
 
 def plan_batches(tasks: Sequence[Task], settings: Settings, size: int) -> list[list[int]]:
@@ -167,9 +170,8 @@ def _build(
             yield Progress("invert", done, total, len(members))
 
 
-def _denoise(
-    run: Run, members: Sequence[Task], indices: Sequence[int], pairs: Sequence[Pair]
-) -> Iterator[Progress | Result]:
+def _denoise(run: Run, members: Sequence[Task], pairs: Sequence[Pair]) -> Generator[Progress, None, Tensor]:
+    """The last latents of all ``members``, [B, 4, h', w']."""
     settings, execution = run.settings, run.execution
     total = settings.executed - settings.untouched
     yield Progress("denoise", 0, total, len(members))
@@ -179,8 +181,13 @@ def _denoise(
     for done, step in enumerate(steps, start=1):
         z = step
         yield Progress("denoise", done, total, len(members))
+    return z
+
+
+def _decode(run: Run, z: Tensor, indices: Sequence[int]) -> Iterator[Progress | Result]:
+    """Images of latents [B, 4, h', w'], one after the other."""
     for row, index in enumerate(indices):
         latents = z[row : row + 1]
-        image = to_pixels(run.model.vae.decode(latents.to(run.dtype), impl=execution.elementwise))
-        yield Progress("decode", row + 1, len(members), len(members))
+        image = to_pixels(run.model.vae.decode(latents.to(run.dtype), impl=run.execution.elementwise))
+        yield Progress("decode", row + 1, len(indices), len(indices))
         yield Result(image, latents.float().cpu(), index)

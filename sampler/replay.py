@@ -8,7 +8,7 @@ recording serves them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,10 +62,10 @@ class Replaying:
 class CudaGraph:
     """One `Recording` as a CUDA graph. All graphs of a ``pool`` share the memory of what lies between."""
 
-    def __init__(self, work: Work, inputs: Sequence[Tensor], pool: tuple[int, int]) -> None:
+    def __init__(self, work: Work, inputs: Sequence[Tensor], pool: Any) -> None:
         self.inputs: Sequence[Tensor] = [tensor.clone() for tensor in inputs]
         # Libraries choose algorithms and allocate workspaces at first calls, which must not happen while recording.
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):

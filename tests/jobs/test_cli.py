@@ -45,7 +45,8 @@ def job(tmp_path, tiny_folder):
         Image.fromarray(labels.astype(np.uint8)).save(tmp_path / f"{name}.png")
     files = {"origin": "patch.png", "origin-mask": "patch_mask.png", "target-mask": "wanted.png"}
     arguments = [word for option, name in files.items() for word in (f"--{option}", str(tmp_path / name))]
-    return [*arguments, "--weights", str(tiny_folder), "--output", str(tmp_path / "out"), *QUICK]
+    # The type is named, since the default depends on the processor.
+    return [*arguments, "--weights", str(tiny_folder), "--output", str(tmp_path / "out"), "--dtype", "fp32", *QUICK]
 
 
 def generate(*arguments: str) -> int:
@@ -160,7 +161,24 @@ def test_a_class_that_the_origin_lacks_is_warned_of_once_and_left_alone(job, tmp
     assert capsys.readouterr().err.count("class 2 covers fewer than 2") == 1
 
 
+def test_batches_and_what_is_kept_change_no_image(job, tmp_path):
+    Image.new("L", (90, 70), 1).save(tmp_path / "other.png")
+    more = ["--target-mask", str(tmp_path / "other.png"), "--variants", "2"]
+    images = {}
+    for size, room in (("1", "0"), ("1", "device=1MB,disk=2.5GB"), ("3", "auto")):
+        assert generate(*job, *more, "--batch-size", size, "--keep", room) == 0
+        for path in (tmp_path / "out").glob("*[0-9].png"):
+            images.setdefault(path.name, []).append(np.array(Image.open(path)))
+    assert sorted(images) == ["other-1.png", "other-2.png", "wanted-1.png", "wanted-2.png"]
+    for first, *others in images.values():
+        for other in others:
+            np.testing.assert_allclose(other, first, atol=1)
+
+
 BAD = {
+    "no batch": (["--batch-size", "0"], "--batch-size '0'"),
+    "no room": (["--keep", "attic=3GB"], "--keep 'attic=3GB'"),
+    "graphs on the CPU": (["--device", "cpu", "--graphs"], "--graphs: CUDA graphs need"),
     "missing origin": (["--origin", "{tmp}/none.png"], "none.png: no such file"),
     "mask not an image": (["--origin-mask", "{tmp}/text.png"], "text.png"),
     "mask of another size": (["--origin-mask", "{tmp}/wanted.png"], "wanted.png: 90×70 px"),

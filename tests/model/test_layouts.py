@@ -53,26 +53,33 @@ def test_convolutions_in_bands_are_those_of_the_whole(rows, channels):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
     x = randn(3, 2, 8, 11, 7) * 3 + 50
-    kept = x.clone()
-    torch.testing.assert_close(resnet_in_bands(block, x, rows), block(x, None, "torch"), rtol=1e-9, atol=1e-9)
+    expected = block(x, None, "torch")
+    torch.testing.assert_close(resnet_in_bands(block, x.clone(), rows), expected, rtol=1e-9, atol=1e-9)
     upsample = Upsample(8).double()
     torch.testing.assert_close(upsample_in_bands(upsample, x, rows), upsample(x), rtol=1e-9, atol=1e-9)
     whole = block.conv1(normalise(block.norm1, x, silu=True, impl="torch"))
     torch.testing.assert_close(output_in_bands(block.norm1, block.conv1, x, rows), whole, rtol=1e-9, atol=1e-9)
-    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("band", [8, 200])
 @torch.no_grad()
-def test_an_image_decoded_in_bands_is_the_one_decoded_as_a_whole(band):
-    vae, latents = build_tiny(torch.float64).vae, randn(4, 2, 4, 6, 9)
+def test_an_image_in_bands_is_the_one_as_a_whole(band):
+    vae, latents, image = build_tiny(torch.float64).vae, randn(4, 2, 4, 6, 9), randn(5, 2, 3, 48, 72)
+    kept = latents.clone(), image.clone()
     torch.testing.assert_close(vae.decode(latents, band=band), vae.decode(latents), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(vae.encode(image, band=band), vae.encode(image), rtol=1e-9, atol=1e-9)
+    assert torch.equal(latents, kept[0])
+    assert torch.equal(image, kept[1])
 
 
 @torch.no_grad()
-def test_large_images_are_decoded_in_bands_and_others_as_a_whole(monkeypatch):
+def test_large_images_go_through_in_bands_and_others_as_a_whole(monkeypatch):
     vae, banded = build_tiny(torch.float32).vae, []
-    monkeypatch.setattr("model.vae.output_in_bands", lambda *args: banded.append(True) or output_in_bands(*args))
-    for side, expected in ((96, 0), (104, 1)):
+    monkeypatch.setattr("model.vae.resnet_in_bands", lambda *args: banded.append(True) or resnet_in_bands(*args))
+    for side, expected in ((32, False), (40, True)):
         vae.decode(torch.zeros(1, 4, side, side))
-        assert len(banded) == expected
+        assert bool(banded) == expected
+        banded.clear()
+        vae.encode(torch.zeros(1, 3, 8 * side, 8 * side))
+        assert bool(banded) == expected
+        banded.clear()
