@@ -1,0 +1,265 @@
+"""The method as a competent user of diffusers would write it today: what our times are compared with.
+
+It does what the public code of Alaluf et al. (arXiv 2311.03335) does, without that code: attention processors that hold
+the attention map (``torch.softmax``), on every attention layer as there, and in every step two passes, self and cross,
+over a batch of three images. The optimised variant holds a map only where there is a contrast to apply. Two things are
+the ``winter`` preset's and not the public code's: inversion takes no guidance, and the latents of origin and structure
+are the stored ones. UNet forwards for one 512 × 512 px image: 99 for the structure's noise maps and, counting each image
+of a batch, 68 · 2 · 3 while denoising. Nothing of our networks, kernels or sampler is used but the settings that say which step does what.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.diffusers_attention import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor
+from benchmarks.diffusers_modules import Theirs, from_ours
+from model import StableDiffusion
+from sampler.patch import Patch
+from sampler.settings import Settings
+
+Phase = Literal["encode", "invert", "denoise", "decode"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Timestep ``t`` as a tensor on the device, noise levels, and the noise's standard deviation."""
+
+    t: Tensor
+    abar: float
+    abar_prev: float
+    sigma: float
+
+    def mean(self, x: Tensor, eps: Tensor) -> Tensor:
+        """Where the step leads without noise (Song et al., arXiv 2010.02502, equation 12)."""
+        clean = (x - math.sqrt(1 - self.abar) * eps) / math.sqrt(self.abar)
+        return math.sqrt(self.abar_prev) * clean + math.sqrt(1 - self.abar_prev - self.sigma**2) * eps
+
+
+def _schedule(count: int, device: torch.device) -> list[Step]:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = torch.cumprod(1 - betas, 0).float().tolist()
+    delta = 1000 // count
+    times = [(count - 1 - i) * delta + 1 for i in range(count)]
+    steps = []
+    for t, on_device in zip(times, torch.tensor(times, device=device), strict=True):
+        previous = abar[t - delta] if t >= delta else abar[0]
+        sigma = math.sqrt((1 - previous) / (1 - abar[t]) * (1 - abar[t] / previous))
+        steps.append(Step(on_device, abar[t], previous, sigma))
+    return steps
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The structure image [3, H, W] in [-1, 1], and noise [T, 4, h, w] for origin and structure, and fresh or None."""
+
+    structure: Tensor
+    trajectories: tuple[Tensor, Tensor]
+    fresh: Tensor | None
+
+
+def _draw(patch: Patch, settings: Settings, seed: int, networks: Theirs) -> Noise:
+    generator = torch.Generator().manual_seed(seed)
+    greys = torch.tensor(settings.greys(patch.num_classes))
+    painted = greys[torch.from_numpy(patch.target_labels)].expand(3, -1, -1)
+    painted = painted + settings.mask_noise**0.5 * torch.randn(painted.shape, generator=generator)
+    height, width = (side // networks.factor for side in patch.target_labels.shape)
+    shape = (settings.steps, networks.vae.config["latent_channels"], height, width)
+    origin, structure = (torch.randn(shape, generator=generator) for _ in range(2))
+    fresh = torch.randn(shape, generator=generator) if settings.fresh_noise > 0 else None
+    return Noise(painted.clamp(0, 1) * 2 - 1, (origin, structure), fresh)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The steps of a run, x_0 … x_T of origin and structure, and the noise map of each step; latents are [4, h, w]."""
+
+    steps: list[Step]
+    origin: list[Tensor]
+    structure: list[Tensor]
+    maps: list[Tensor]
+
+
+class Baseline:
+    """The ``winter`` preset and its options on diffusers' modules.
+
+    ``optimised`` takes PyTorch's fused attention wherever no contrast is needed, and the channels-last layout (for
+    which it copies the convolutions' weights). ``compile`` compiles the UNet. Half precision is the modules' own type.
+    """
+
+    def __init__(self, networks: Theirs, *, optimised: bool = False, compile: bool = False) -> None:
+        self.networks = networks
+        self._swap = Swap()
+        blocks = networks.unet.up_blocks
+        plain: Any = SwappingProcessor(None, self._swap, optimised=optimised)
+        networks.unet.set_attn_processor(plain)
+        for number, block in enumerate(blocks):
+            for transformer in getattr(block, "attentions", ()):
+                processor = SwappingProcessor(len(blocks) - 1 - number, self._swap, optimised=optimised)
+                transformer.transformer_blocks[0].attn1.set_processor(processor)
+        if optimised:
+            networks.lay_out_channels_last()
+        self._unet: Callable[..., Any] = networks.unet
+        if compile:
+            # One graph for each kind of pass: two batch sizes, and who lends to whom at which levels.
+            self._unet = torch.compile(networks.unet, fullgraph=True, dynamic=False)
+
+    @classmethod
+    def from_ours(cls, model: StableDiffusion, *, optimised: bool = False, compile: bool = False) -> Baseline:
+        """The baseline on diffusers' modules that hold the tensors of ``model``."""
+        return cls(from_ours(model), optimised=optimised, compile=compile)
+
+    def run(self, patch: Patch, settings: Settings, seed: int) -> tuple[Tensor, NDArray[np.uint8]]:
+        """One image: its latents [1, 4, h, w], float32, and its pixels, uint8 RGB [H, W, 3].
+
+        Latents are float32 on the way, or float64 for float64 networks.
+
+        Raises:
+            ValueError: origin and target differ in size, or ``settings`` ask for what this does not do.
+        """
+        *_, result = self.phases(patch, settings, seed)
+        assert not isinstance(result, str)
+        return result
+
+    def phases(self, patch: Patch, settings: Settings, seed: int) -> Iterator[Phase | tuple[Tensor, NDArray[np.uint8]]]:
+        """As `run`, yielding each phase's name when it is done, and the result at the end."""
+        _refuse(patch, settings)
+        with torch.inference_mode():
+            context = self.networks.encode_text([settings.prompt])
+            noise = _draw(patch, settings, seed, self.networks)
+            clean = self._encode(patch, noise.structure)
+        yield "encode"
+        with torch.inference_mode():
+            run = self._invert(clean, noise, settings, context)
+        yield "invert"
+        with torch.inference_mode():
+            z = self._denoise(run, patch, settings, context)
+        yield "denoise"
+        with torch.inference_mode():
+            pixels = self._decode(z)
+        yield "decode"
+        yield z[None].float().cpu(), pixels
+
+    def _encode(self, patch: Patch, structure: Tensor) -> Tensor:
+        """Clean latents [2, 4, h, w] of the origin and the ``structure`` image [3, H, W], in their own type."""
+        vae = self.networks.vae
+        origin = torch.from_numpy(patch.origin).permute(2, 0, 1).float() / 127.5 - 1
+        pair = torch.stack([origin, structure]).to(vae.device, vae.dtype)
+        latents: Tensor = vae.encode(pair).latent_dist.mode()
+        return latents.to(_latent_type(vae.dtype)) * vae.config["scaling_factor"]
+
+    def _invert(self, clean: Tensor, noise: Noise, settings: Settings, context: Tensor) -> Trajectories:
+        steps = _schedule(settings.steps, clean.device)
+        origin, structure = (
+            [*(math.sqrt(s.abar) * z + math.sqrt(1 - s.abar) * n for s, n in zip(steps, drawn, strict=True)), z]
+            for z, drawn in zip(clean, (n.to(clean) for n in noise.trajectories), strict=True)
+        )
+        maps = []
+        for i, step in enumerate(steps[:-1]):
+            eps = self._predict(structure[i][None], step.t, context)[0]
+            maps.append((structure[i + 1] - step.mean(structure[i], eps)) / step.sigma)
+        if noise.fresh is not None:
+            share, fresh = settings.fresh_noise, noise.fresh.to(clean)
+            maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in zip(maps, fresh[:-1], strict=True)]
+        return Trajectories(steps, origin, structure, [*maps, torch.zeros_like(clean[0])])
+
+    def _denoise(self, run: Trajectories, patch: Patch, settings: Settings, context: Tensor) -> Tensor:
+        """z_out [4, h, w] after the last step."""
+        here, there = (
+            _places(labels, patch.num_classes, self.networks.factor, context.device)
+            for labels in (patch.target_labels, patch.origin_labels)
+        )
+        context = context.expand(3, -1, -1)
+        first = settings.first_step
+        z = run.structure[first]
+        for i, step in enumerate(run.steps[first:], start=first):
+            j = i - first
+            batch = torch.stack([z, run.origin[i], run.structure[i]])
+            eps_self = self._predict(batch, step.t, context)[OUTPUT]
+            lender = STRUCTURE if settings.borrows_from_structure(j) else ORIGIN
+            swap = Swap(settings.swapped_levels(j), lender, settings.contrast)
+            eps = self._predict(batch, step.t, context, swap)[OUTPUT]
+            alpha = settings.alpha(j)
+            if alpha is not None:
+                eps = eps_self + alpha * (eps - eps_self)
+            z = step.mean(z, eps) + step.sigma * run.maps[i]
+            for c in settings.adain_classes(j, patch.num_classes):
+                if settings.adain == "global":
+                    z = _match(z, run.origin[i + 1], None, None)
+                elif min(len(here[c]), len(there[c])) >= 2:
+                    z = _match(z, run.origin[i + 1], here[c], there[c])
+        return z
+
+    def _decode(self, z: Tensor) -> NDArray[np.uint8]:
+        """Latents [4, h, w] -> pixels [H, W, 3]."""
+        vae = self.networks.vae
+        decoded: Tensor = vae.decode((z[None] / vae.config["scaling_factor"]).to(vae.dtype)).sample[0]
+        scaled = ((decoded.float() + 1) * 127.5).round().clamp(0, 255)
+        pixels: NDArray[np.uint8] = scaled.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return pixels
+
+    def _predict(self, z: Tensor, t: Tensor, context: Tensor, swap: Swap | None = None) -> Tensor:
+        """Noise prediction [B, 4, h, w] in the type of ``z``; with ``swap`` of the cross pass."""
+        chosen = Swap() if swap is None else swap
+        self._swap.levels, self._swap.lender, self._swap.contrast = chosen.levels, chosen.lender, chosen.contrast
+        eps: Tensor = self._unet(z.to(context.dtype), t, encoder_hidden_states=context, return_dict=False)[0]
+        return eps.to(z.dtype)
+
+
+def forwards(settings: Settings) -> int:
+    """UNet forwards for one image, each image of a batch counted."""
+    return settings.steps - 1 + settings.executed * 2 * 3
+
+
+def _latent_type(network: torch.dtype) -> torch.dtype:
+    return torch.float64 if network == torch.float64 else torch.float32
+
+
+def _refuse(patch: Patch, settings: Settings) -> None:
+    """Raise ValueError, naming them all, for settings and sizes that the baseline does not cover."""
+    asked = {
+        "inversion": settings.inversion != "ddpm",
+        "inversion_guidance": settings.inversion_guidance != 1.0,
+        "restrict_attention": settings.restrict_attention,
+        "adain_features": settings.adain_features,
+        "redenoise": settings.redenoise,
+        "free_u": settings.free_u,
+    }
+    refused = [name for name, wanted in asked.items() if wanted]
+    if refused:
+        raise ValueError(f"the diffusers baseline does not do these settings: {', '.join(refused)}")
+    sizes = {patch.origin.shape[:2], patch.origin_labels.shape, patch.target_labels.shape}
+    if len(sizes) > 1:
+        raise ValueError(f"the diffusers baseline batches origin and target, so they must have one size, not {sizes}")
+
+
+def _places(labels: NDArray[np.int64], num_classes: int, factor: int, device: torch.device) -> Sequence[Tensor]:
+    """For each class the flat latent positions where it has the largest share of the ``factor`` × ``factor`` pixels."""
+    one_hot = F.one_hot(torch.from_numpy(labels), num_classes).permute(2, 0, 1).float()
+    largest = F.avg_pool2d(one_hot[None], factor)[0].numpy().argmax(0)  # numpy's takes the first of equals
+    return [torch.from_numpy(np.flatnonzero(largest == c)).to(device) for c in range(num_classes)]
+
+
+def _match(z: Tensor, reference: Tensor, here: Tensor | None, there: Tensor | None) -> Tensor:
+    """AdaIN of [C, h, w] latents at flat positions ``here`` to the ``reference`` at ``there``; None is everywhere."""
+    flat, theirs = z.flatten(1), reference.flatten(1)
+    mine = flat if here is None else flat[:, here]
+    theirs = theirs if there is None else theirs[:, there]
+    (spread, mean), (wanted_spread, wanted_mean) = _statistics(mine), _statistics(theirs)
+    matched = (mine - mean) / spread * wanted_spread + wanted_mean
+    return (matched if here is None else flat.index_copy(1, here, matched)).view_as(z)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of [C, N] over positions, each [C, 1]."""
+    variance, mean = torch.var_mean(x, dim=1, keepdim=True)
+    return (variance + 1e-5).sqrt(), mean

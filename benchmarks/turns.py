@@ -1,0 +1,156 @@
+"""Several ways to do the same thing, in turns in one process: what comparisons of speed are made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import Peak, Watch
+from benchmarks.record import Row, quantiles
+
+Outputs = tuple[Tensor, ...]
+
+
+class Times(NamedTuple):
+    """Seconds of one call: on the device, until it returned, and of processor time of all this process's threads."""
+
+    device: float
+    host: float
+    processor: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One side after all turns.
+
+    ``times`` has an entry for each turn. ``peak`` is that of the turn that held most; None where memory is not counted.
+    ``outputs`` are the last turn's, on the CPU, and ``differences`` the largest absolute ones to the first side's, for
+    each output.
+    """
+
+    times: list[Times]
+    peak: Peak | None
+    outputs: Outputs
+    differences: tuple[float, ...]
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[], Outputs]], device: torch.device, rounds: int, *, warm_ups: int = 1
+) -> dict[str, Outcome]:
+    """Call every side ``warm_ups`` times, then all of them in turns ``rounds`` times.
+
+    Raises ValueError for fewer than one round, or if sides differ in the shapes of their outputs.
+    """
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds: at least one is needed")
+    for _ in range(warm_ups):
+        for call in sides.values():
+            call()
+    times: dict[str, list[Times]] = {name: [] for name in sides}
+    peaks: dict[str, list[Peak]] = {name: [] for name in sides}
+    outputs: dict[str, Outputs] = {}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            watch = Watch(device)
+            taken, result = timed(call, device)
+            times[name].append(taken)
+            peak = watch.read()
+            if peak is not None:
+                peaks[name].append(peak)
+            outputs[name] = tuple(tensor.detach().cpu() for tensor in result)
+            del result
+    first = next(iter(outputs.values()))
+    return {
+        name: Outcome(
+            times[name],
+            max(peaks[name], key=lambda peak: peak.peak, default=None),
+            outputs[name],
+            tuple(_difference(name, a, b) for a, b in zip(first, outputs[name], strict=True)),
+        )
+        for name in sides
+    }
+
+
+def timed(call: Callable[[], Outputs], device: torch.device) -> tuple[Times, Outputs]:
+    """How long one call takes, and what it returns."""
+    if device.type != "cuda":
+        begin, processor = time.perf_counter(), time.process_time()
+        result = call()
+        taken = time.perf_counter() - begin
+        return Times(taken, taken, time.process_time() - processor), result
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
+    begin, processor = time.perf_counter(), time.process_time()
+    start.record()
+    result = call()
+    host = time.perf_counter() - begin
+    end.record()
+    end.synchronize()
+    return Times(start.elapsed_time(end) / 1e3, host, time.process_time() - processor), result
+
+
+class Phases:
+    """Seconds by phase within one call. Each mark waits for the device, so there should be few."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = self._now()
+
+    def finished(self, phase: str) -> None:
+        """What went by since the last mark belongs to ``phase``."""
+        now = self._now()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
+        raise ValueError(f"{name}: output of shape {list(actual.shape)} instead of {list(expected.shape)}")
+    return float((actual.double() - expected.double()).abs().max())
+
+
+def as_row(
+    what: str,
+    impl: str,
+    shape: dict[str, int],
+    dtype: torch.dtype,
+    outcome: Outcome,
+    *,
+    against: str,
+    weight_bytes: int,
+    parts: dict[str, float] | None = None,
+) -> Row:
+    """The row of one side, in seconds; its error is that of the first output, ``against`` the first side's name."""
+    p20, p50, p80 = quantiles([taken.device for taken in outcome.times])
+    peak = outcome.peak
+    return Row(
+        what=what,
+        impl=impl,
+        shape=shape,
+        dtype=str(dtype).removeprefix("torch."),
+        p20=p20,
+        p50=p50,
+        p80=p80,
+        host_p50=quantiles([taken.host for taken in outcome.times])[1],
+        rounds=len(outcome.times),
+        peak_bytes=None if peak is None else peak.extra,
+        max_error=outcome.differences[0],
+        floor=None,
+        unit="s",
+        processor_p50=quantiles([taken.processor for taken in outcome.times])[1],
+        against=against,
+        held_bytes=None if peak is None else peak.before,
+        weight_bytes=weight_bytes,
+        parts=parts,
+    )

@@ -1,0 +1,65 @@
+"""The benchmarks as commands, on tiny networks: that they run through and write rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import __main__ as entry
+from benchmarks import job, networks
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(monkeypatch, module, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert module.main() == 0
+
+
+def test_without_a_name_the_benchmarks_are_listed(capsys):
+    assert entry.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("attention", "job", "networks"))
+    assert "record" not in listed
+
+
+def test_an_unknown_name_is_refused(capsys):
+    assert entry.main(["speed"]) == 2
+    assert "'speed'" in capsys.readouterr().err
+
+
+def test_a_name_runs_that_benchmark():
+    command = [sys.executable, "-m", "benchmarks", "job", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "--targets" in shown
+
+
+def test_the_job_of_several_targets_agrees_with_the_baselines(tiny_folder, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "job.jsonl"
+    sides = ["ours", "diffusers", "diffusers optimised"]
+    run(monkeypatch, job, "--weights", tiny_folder, "--size", 64, "--targets", 2, "--output", file, "--sides", *sides)
+    written = rows(file)
+    assert [row["impl"] for row in written] == sides
+    for row in written:
+        assert row["shape"] == {"height": 64, "width": 64, "classes": 2, "targets": 2, "steps": 10, "executed": 7}
+        assert list(row["parts"]) == ["encode", "invert", "denoise", "decode"]
+        assert row["max_error"] < 1e-3  # float32 networks
+    assert "pixels by 0.0" in capsys.readouterr().out
+
+
+def test_networks_agree_with_diffusers(tiny_folder, tmp_path, monkeypatch):
+    file = tmp_path / "networks.jsonl"
+    options = ("--weights", tiny_folder, "--size", 64, "--batch", 1, 2, "--rounds", 1, "--output", file)
+    run(monkeypatch, networks, *options)
+    written = rows(file)
+    assert {row["what"] for row in written} == {"unet", "vae encode", "vae decode", "text to image"}
+    assert len(written) == 2 * (2 * 3 + 1)
+    for row in written:
+        assert row["max_error"] <= (1 if row["what"] == "text to image" else 1e-4), row

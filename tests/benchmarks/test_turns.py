@@ -1,0 +1,45 @@
+"""Sides take turns, warm, and are compared with the first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.turns import Phases, take_turns
+
+CPU = torch.device("cpu")
+
+
+def side(calls: list[str], name: str, value: float):
+    def call():
+        calls.append(name)
+        return (torch.full((2,), value), torch.zeros(3))
+
+    return call
+
+
+def test_sides_are_warmed_up_and_then_alternate():
+    calls: list[str] = []
+    outcomes = take_turns({"a": side(calls, "a", 1.0), "b": side(calls, "b", 1.5)}, CPU, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert [len(outcome.times) for outcome in outcomes.values()] == [2, 2]
+    assert outcomes["a"].differences == (0.0, 0.0)
+    assert outcomes["b"].differences == (0.5, 0.0)
+
+
+def test_an_output_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="b: output of shape"):
+        take_turns({"a": lambda: (torch.zeros(2),), "b": lambda: (torch.zeros(3),)}, CPU, rounds=1)
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(ValueError, match="rounds"):
+        take_turns({}, CPU, rounds=0)
+
+
+def test_phases_add_up():
+    phases = Phases(CPU)
+    for name in ("encode", "denoise", "encode"):
+        phases.finished(name)
+    assert list(phases.seconds) == ["encode", "denoise"]
+    assert all(seconds >= 0 for seconds in phases.seconds.values())
