@@ -78,14 +78,14 @@ def choose_impl(name: str, device: torch.device) -> Implementation:
 def unet_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:
     """Roughly the memory that the UNet takes for each image of ``height`` × ``width`` px in a batch.
 
-    The skip connections, of two passes that part in the decoder, and at the widest moment the gated feed-forward of
-    level 0: eight times its tokens, and as much again for what is beside them.
+    The skip connections, of two passes that part in the decoder, and at the widest moment the feed-forward of level 0:
+    its projection of eight times the tokens, the gated half, and what libraries take to lay them out.
     """
     unet, positions = config.unet, height * width // config.vae.factor**2
     skips = sum(
         (unet.layers_per_block + 1) * unet_width * positions // 4**level for level, unet_width in enumerate(unet.widths)
     )
-    return (2 * skips + 16 * unet.widths[0] * positions) * dtype.itemsize
+    return (2 * skips + 24 * unet.widths[0] * positions) * dtype.itemsize
 
 
 def read_batch_size(text: str) -> int | None:

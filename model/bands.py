@@ -40,7 +40,10 @@ def output_in_bands(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, rows: int) -
 def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1) -> Tensor:
     """A 3×3 convolution with padding 1 of ``prepare(x)``, which works on every row apart and makes ``scale`` of it."""
     batch, _, height, width = x.shape
-    out = x.new_empty(batch, conv.out_channels, scale * height, scale * width)
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (batch, conv.out_channels, scale * height, scale * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     for top, band in _bands(conv, x, rows, prepare, scale):
         out[:, :, top : top + band.shape[2]] = band
     return out

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from cases import labels
-from torch.profiler import ProfilerActivity, profile
 
 from kernels import cross_image_attention
+from tests.allocations import peak_extra_bytes
 
 LIMIT = 64e6  # bytes; one map of the largest case is 537 MB
-
-
-def peak_extra_bytes(work: Callable[[], object]) -> int:
-    """The most memory held at once by what ``work`` allocates, its result included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        kept = work()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    assert kept is not None
-    return peak
 
 
 def test_the_account_sees_short_lived_tensors() -> None:
