@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test slow parity gpu demo
+.PHONY: check lint types test slow parity bench gpu demo
 
 check: lint types test
 
@@ -23,10 +23,29 @@ slow:
 parity:
 	$(PYTHON) -m pytest -m parity
 
-# On a machine with a GPU: the kernels' numerics on the device, then timings, added to benchmarks/results/.
+# Without a GPU: shortened schedules, ratios alone, and still long on few cores. Adds rows to
+# benchmarks/results/ and makes the README's table and plot of them. Wants the extra [bench].
+bench:
+	$(PYTHON) -m benchmarks job --dtype fp32
+	$(PYTHON) -m benchmarks job --dtype bf16 --targets 3
+	$(PYTHON) -m benchmarks networks --dtype bf16
+	$(PYTHON) -m benchmarks ablation --dtype bf16 --size 256
+	$(PYTHON) -m benchmarks scaling --weights demo/weights --sizes 256 512 768 1024 --targets 1 2 4 8 16
+	$(PYTHON) -m benchmarks table
+
+# On a machine with a GPU: the numerics on the device, then all benchmarks as above, with the preset as it is.
 gpu:
 	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks.attention
+	$(PYTHON) -m benchmarks attention
+	$(PYTHON) -m benchmarks elementwise
+	$(PYTHON) -m benchmarks networks --batch 1 4 8
+	$(PYTHON) -m benchmarks job
+	$(PYTHON) -m benchmarks job --graphs
+	$(PYTHON) -m benchmarks job --targets 4 --rounds 3
+	$(PYTHON) -m benchmarks job --targets 4 --rounds 3 --graphs
+	$(PYTHON) -m benchmarks ablation
+	$(PYTHON) -m benchmarks scaling
+	$(PYTHON) -m benchmarks table
 
 # Train the demonstration weights again.
 demo:

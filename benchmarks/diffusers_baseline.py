@@ -4,8 +4,9 @@ It does what the public code of Alaluf et al. (arXiv 2311.03335) does, without t
 the attention map (``torch.softmax``), on every attention layer as there, and in every step two passes, self and cross,
 over a batch of three images. The optimised variant holds a map only where there is a contrast to apply. Two things are
 the ``winter`` preset's and not the public code's: inversion takes no guidance, and the latents of origin and structure
-are the stored ones. UNet forwards for one 512 × 512 px image: 99 for the structure's noise maps and, counting each image
-of a batch, 68 · 2 · 3 while denoising. Nothing of our networks, kernels or sampler is used but the settings that say which step does what.
+are the stored ones. UNet forwards for one 512 × 512 px image: 99 for the structure's noise maps and, counting each
+image of a batch, 68 · 2 · 3 while denoising. Nothing of our networks, kernels or sampler is used but the settings that
+say which step does what.
 """
 
 from __future__ import annotations

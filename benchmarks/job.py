@@ -30,6 +30,7 @@ from sampler.patch import Patch
 from sampler.settings import Settings
 
 OURS, BASELINE, OPTIMISED = "ours", "diffusers", "diffusers optimised"
+WITH_GRAPHS = "ours, with CUDA graphs"
 SEED = 0
 
 
@@ -78,7 +79,7 @@ def compare(
     cuda = setting.device.type == "cuda"
     sides = {}
     for name in names:
-        if name == OURS:
+        if name in (OURS, WITH_GRAPHS):
             sides[name] = side(name, partial(ours_many, setting.model, patches, settings, setting.execution))
             continue
         optimised = name == OPTIMISED
@@ -136,7 +137,8 @@ def main() -> int:
     print(
         f"{settings.steps} steps, {settings.executed} executed; diffusers: {forwards(settings)} UNet forwards an image"
     )
-    outcomes, seconds = compare(setting, arguments.sides, patches, settings, warm_ups=arguments.warm_ups)
+    names = [WITH_GRAPHS if name == OURS and arguments.graphs else name for name in arguments.sides]
+    outcomes, seconds = compare(setting, names, patches, settings, warm_ups=arguments.warm_ups)
     shape = {
         "height": arguments.size,
         "width": arguments.size,
@@ -153,7 +155,7 @@ def main() -> int:
             shape,
             setting.dtype,
             outcome,
-            against=arguments.sides[0],
+            against=names[0],
             weight_bytes=weights,
             parts=seconds[name],
         )
