@@ -19,7 +19,9 @@ from model.layers import ResnetBlock, Upsample
 def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
     """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once. Overwrites ``x``."""
     h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
-    out = x if block.conv_shortcut is None else torch.empty_like(h)
+    # A row of the shortcut needs that row of x alone, so fewer channels than x has find room in it.
+    inside = x.is_contiguous() and h.shape[1] <= x.shape[1]
+    out = x[:, : h.shape[1]] if inside or block.conv_shortcut is None else torch.empty_like(h)
     for top, band in _bands(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
         part = x[:, :, top : top + band.shape[2]]
         shortcut = part if block.conv_shortcut is None else block.conv_shortcut(part)

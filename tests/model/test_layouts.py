@@ -44,7 +44,7 @@ def test_fused_projections_keep_the_parameters_and_hold_them_once():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 100])
-@pytest.mark.parametrize("channels", [(8, 8), (8, 16)])
+@pytest.mark.parametrize("channels", [(8, 8), (8, 16), (8, 4)])
 @torch.no_grad()
 def test_convolutions_in_bands_are_those_of_the_whole(rows, channels):
     torch.manual_seed(0)
@@ -57,6 +57,8 @@ def test_convolutions_in_bands_are_those_of_the_whole(rows, channels):
     torch.testing.assert_close(resnet_in_bands(block, x.clone(), rows), expected, rtol=1e-9, atol=1e-9)
     upsample = Upsample(8).double()
     torch.testing.assert_close(upsample_in_bands(upsample, x, rows), upsample(x), rtol=1e-9, atol=1e-9)
+    last = x.clone(memory_format=torch.channels_last)
+    torch.testing.assert_close(resnet_in_bands(block, last, rows), expected, rtol=1e-9, atol=1e-9)
     whole = block.conv1(normalise(block.norm1, x, silu=True, impl="torch"))
     torch.testing.assert_close(output_in_bands(block.norm1, block.conv1, x, rows), whole, rtol=1e-9, atol=1e-9)
 
