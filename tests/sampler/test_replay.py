@@ -48,7 +48,8 @@ def results(model, work, settings, execution):
     return {event.index: event.latents for event in events if isinstance(event, Result)}
 
 
-@pytest.mark.parametrize("name", ["winter", pytest.param("alaluf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["winter", "alaluf"])
 def test_recorded_work_depends_on_nothing_but_its_inputs(name, monkeypatch):
     model, settings, work = build_tiny(torch.float64), replace(SHORT, **CASES[name]), tasks()[:1]
     eager = results(model, work, settings, Execution(batch=4))
@@ -76,8 +77,10 @@ def hollow_tiny(*, fused: bool) -> StableDiffusion:
     ("name", "fused"),
     [
         ("winter", True),
-        ("alaluf", True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("winter", False), ("ddim", True))),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("winter", False), ("ddim", True), ("alaluf", True))
+        ),
     ],
 )
 def test_no_step_reads_a_value_back_or_mixes_devices(name, fused):

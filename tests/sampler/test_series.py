@@ -69,7 +69,10 @@ def exact():
     return build_tiny(torch.float64)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("fresh noise", "global") else []) for name in CASES],
+)
 def test_images_of_a_series_are_what_they_are_alone(name, exact):
     settings, work = replace(SHORT, **CASES[name]), tasks()
     alone = [run(exact, [task], settings, Execution())[0] for task in work]
