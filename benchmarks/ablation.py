@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from benchmarks.example import example_patches
 from benchmarks.options import Setting, common_parser, prepare
-from benchmarks.random_weights import weight_bytes
 from benchmarks.record import append, surroundings
 from benchmarks.schedules import shortened
 from benchmarks.turns import Outcome, Outputs, as_row, take_turns
-from benchmarks.unsaved import NOTHING, cumulative, unsaved
+from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from benchmarks.whole_jobs import add_size_and_steps, shape_of
+from model import StableDiffusion
 from sampler.generate import Result, Task, generate_series
 from sampler.patch import Patch
 from sampler.settings import Settings
 
 SEED = 0
+PACKED = "weights in the processor's own layout"
 PRODUCT = "timesteps in batches: the product"
 WITH_GRAPHS = PRODUCT + ", with CUDA graphs"
 
@@ -36,12 +39,12 @@ def sides(setting: Setting, patch: Patch, settings: Settings) -> dict[str, Calla
     """The calls by name, each giving pixels [H, W, 3] and latents [1, 4, h, w]."""
     execution = setting.execution
 
-    def prefix(name: str) -> Outputs:
-        result = unsaved(setting.model, patch, settings, seed=SEED, savings=prefixes[name], execution=execution)
+    def prefix(networks: StableDiffusion, savings: Savings) -> Outputs:
+        result = unsaved(networks, patch, settings, seed=SEED, savings=savings, execution=execution)
         return torch.from_numpy(result.image), result.latents
 
-    def product() -> Outputs:
-        *_, result = generate_series(setting.model, [Task(patch, SEED)], settings, execution)
+    def product(networks: StableDiffusion) -> Outputs:
+        *_, result = generate_series(networks, [Task(patch, SEED)], settings, execution)
         assert isinstance(result, Result)
         return torch.from_numpy(result.image), result.latents
 
@@ -51,8 +54,16 @@ def sides(setting: Setting, patch: Patch, settings: Settings) -> dict[str, Calla
         # In PyTorch's own implementation norms and gates are what they were.
         if not (savings.fused and execution.elementwise == "torch")
     }
-    last = WITH_GRAPHS if execution.graphs else PRODUCT
-    return {name: partial(prefix, name) for name in prefixes} | {last: product}
+    calls: dict[str, Callable[[], Outputs]] = {
+        name: partial(prefix, setting.model, savings) for name, savings in prefixes.items()
+    }
+    networks = setting.model
+    if setting.device.type == "cpu":
+        networks = replace(networks, unet=deepcopy(networks.unet), vae=deepcopy(networks.vae))
+        networks.pack()
+        calls[PACKED] = partial(prefix, networks, list(prefixes.values())[-1])
+    calls[WITH_GRAPHS if execution.graphs else PRODUCT] = partial(product, networks)
+    return calls
 
 
 def report(outcomes: Mapping[str, Outcome], seconds: Mapping[str, float]) -> None:
@@ -79,9 +90,11 @@ def main() -> int:
     setting = prepare(arguments, "ablation")
     outcomes = take_turns(sides(setting, patch, settings), setting.device, setting.rounds)
     shape = shape_of([patch], settings)
-    around, weights, seconds = surroundings(setting.device), weight_bytes(setting.model), {}
+    around, seconds = surroundings(setting.device), {}
     for name, outcome in outcomes.items():
-        row = as_row("ablation", name, shape, setting.dtype, outcome, against=NOTHING, weight_bytes=weights)
+        row = as_row(
+            "ablation", name, shape, setting.dtype, outcome, against=NOTHING, weight_bytes=setting.weight_bytes
+        )
         append(setting.output, row, around)
         seconds[name] = row.p50
     report(outcomes, seconds)

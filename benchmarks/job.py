@@ -19,7 +19,6 @@ import torch
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.example import example_patches
 from benchmarks.options import Setting, common_parser, prepare
-from benchmarks.random_weights import weight_bytes
 from benchmarks.record import Row, append, surroundings
 from benchmarks.schedules import shortened
 from benchmarks.turns import Outcome, Outputs, Phases, as_row, take_turns
@@ -85,6 +84,7 @@ def compare(
         optimised = name == OPTIMISED
         baseline = Baseline.from_ours(setting.model, optimised=optimised, compile=optimised and cuda)
         sides[name] = side(name, partial(baseline_many, baseline, patches, settings))
+    setting.model.pack()
     return take_turns(sides, setting.device, setting.rounds, warm_ups=warm_ups), seconds
 
 
@@ -147,7 +147,6 @@ def main() -> int:
         "steps": settings.steps,
         "executed": settings.executed,
     }
-    weights = weight_bytes(setting.model)
     rows = [
         as_row(
             "job",
@@ -156,7 +155,7 @@ def main() -> int:
             setting.dtype,
             outcome,
             against=names[0],
-            weight_bytes=weights,
+            weight_bytes=setting.weight_bytes,
             parts=seconds[name],
         )
         for name, outcome in outcomes.items()
@@ -164,7 +163,7 @@ def main() -> int:
     around = surroundings(setting.device)
     for row in rows:
         append(setting.output, row, around)
-    report(rows, outcomes, weights)
+    report(rows, outcomes, setting.weight_bytes)
     return 0
 
 

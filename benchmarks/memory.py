@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from sampler.host_memory import give_back
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -57,9 +58,7 @@ class Watch:
 
 def _reset_high_water() -> bool:
     """Give freed memory back to the system, and set the mark to what is left."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_back()
     try:
         CLEAR.write_text("5")
     except OSError:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from benchmarks.diffusers_modules import Theirs, from_ours
 from benchmarks.options import Setting, common_parser, prepare
-from benchmarks.random_weights import weight_bytes
 from benchmarks.record import append, surroundings
 from benchmarks.turns import Outputs, as_row, take_turns
 from sampler.generate import Result
@@ -146,13 +145,13 @@ def main() -> int:
     if setting.device.type == "cuda":
         others[COMPILED] = compiled(from_ours(setting.model))
     around = surroundings(setting.device)
-    weights = weight_bytes(setting.model)
+    setting.model.pack()
 
     def compare(what: str, sides: Sides, shape: dict[str, int]) -> None:
         with torch.inference_mode():
             outcomes = take_turns(sides, setting.device, setting.rounds)
         rows = {
-            name: as_row(what, name, shape, setting.dtype, outcome, against=OURS, weight_bytes=weights)
+            name: as_row(what, name, shape, setting.dtype, outcome, against=OURS, weight_bytes=setting.weight_bytes)
             for name, outcome in outcomes.items()
         }
         for name, row in rows.items():

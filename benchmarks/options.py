@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import model
-from benchmarks.random_weights import random_model
+from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import RESULTS
 from jobs.resources import CPU_BATCH, DTYPES, GPU_BATCH
 from kernels import Implementation
@@ -18,7 +18,7 @@ from sampler.execution import Execution
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, and where the rows go. ``execution`` is ours alone."""
+    """What is measured, and where the rows go. ``execution`` is ours alone, ``weight_bytes`` the networks' size."""
 
     model: model.StableDiffusion
     device: torch.device
@@ -26,6 +26,7 @@ class Setting:
     execution: Execution
     rounds: int
     output: Path
+    weight_bytes: int
 
 
 def common_parser(description: str, *, rounds: int) -> ArgumentParser:
@@ -34,7 +35,7 @@ def common_parser(description: str, *, rounds: int) -> ArgumentParser:
     parser.add_argument("--weights", help="as the product's --weights (default: SD-1.5 of full size, random weights)")
     parser.add_argument("--dtype", choices=DTYPES, help="of all networks (default: fp16 on a GPU, fp32 without)")
     parser.add_argument("--impl", choices=("torch", "triton"), help="of our kernels (default: triton on a GPU)")
-    parser.add_argument("--batch-size", type=int, help="of ours (default: 16 on a GPU, 4 without)")
+    parser.add_argument("--batch-size", type=int, help="of ours (default: 16 on a GPU, 1 without)")
     parser.add_argument("--graphs", action="store_true", help="ours replays CUDA graphs")
     parser.add_argument("--rounds", type=int, default=rounds, help="turns of every side (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="JSON lines are added here (default: in benchmarks/results)")
@@ -57,4 +58,4 @@ def prepare(arguments: Namespace, name: str) -> Setting:
         loaded = random_model(dtype, device)
     else:
         loaded = model.load(arguments.weights, dtype=dtype, device=device)
-    return Setting(loaded, device, dtype, execution, arguments.rounds, output)
+    return Setting(loaded, device, dtype, execution, arguments.rounds, output, weight_bytes(loaded))

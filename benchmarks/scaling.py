@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from benchmarks.example import MOST, example_patches
 from benchmarks.options import Setting, common_parser, prepare
-from benchmarks.random_weights import weight_bytes
 from benchmarks.record import Row, append, surroundings
 from benchmarks.schedules import shortened
 from benchmarks.turns import Outputs, as_row, take_turns
@@ -78,7 +77,6 @@ def measure(setting: Setting, axis: Axis, jobs: Sequence[Sequence[Patch]], setti
         str(number): partial(make, setting, patches, settings) for number, patches in enumerate(jobs)
     }
     outcomes = take_turns(sides, setting.device, setting.rounds)
-    weights = weight_bytes(setting.model)
     rows = []
     for patches, outcome in zip(jobs, outcomes.values(), strict=True):
         impl = "ours, with CUDA graphs" if setting.execution.graphs else "ours"
@@ -90,7 +88,7 @@ def measure(setting: Setting, axis: Axis, jobs: Sequence[Sequence[Patch]], setti
                 setting.dtype,
                 outcome,
                 against=FINITE,
-                weight_bytes=weights,
+                weight_bytes=setting.weight_bytes,
             )
         )
     return rows
@@ -118,6 +116,7 @@ def main() -> int:
         "targets": [targets_of_one(arguments.size, count) for count in arguments.targets],
     }
     setting = prepare(arguments, "scaling")
+    setting.model.pack()
     around = surroundings(setting.device)
     print(f"{'axis':<10}{'value':>7}{'p50 s':>10}{'/ first':>9}{'extra MB':>10}")
     for name, jobs in jobs_by_axis.items():

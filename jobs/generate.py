@@ -108,6 +108,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     yield from (Note(text) for text in (*notes, *labels.notes))
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
+    loaded.pack()
     for path, shape in zip(masks, (m.shape for m in labels.maps), strict=True):
         check_memory(loaded.config, shape, dtype, device, path)
     details: dict[str, Value] = {

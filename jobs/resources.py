@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import torch
 
 from kernels import Implementation
+from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.errors import InputError
 from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-GPU_BATCH, CPU_BATCH = 16, 2
+GPU_BATCH, CPU_BATCH = 16, 1
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
 
@@ -52,12 +53,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError("--dtype bf16: this GPU has no bfloat16; use fp16 or fp32")
     return DTYPES[name]
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); others are slower with it than without."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def check_graphs(wanted: bool, device: torch.device) -> None:
@@ -102,7 +97,7 @@ def choose_batch(
 ) -> int:
     """How many latents go through the UNet at once: as many as half of the free memory takes, up to a limit.
 
-    ``shapes`` are [H, W] of all images. A CPU gains nothing from more than a few.
+    ``shapes`` are [H, W] of all images. A CPU is as quick with one at a time, and its memory is better used so.
     """
     # Beside the UNet's work each image holds what its structure lends, six steps in the method's presets.
     factor = config.vae.factor

@@ -47,6 +47,7 @@ def run(request: Request) -> Iterator[Progress | Path]:
     dtype = choose_dtype(request.dtype, device)
     (planned,) = plan_outputs(request.output, ["sample"], 1, [])
     loaded = model.load(request.weights, dtype=dtype, device=device)
+    loaded.pack()
     check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
     record = Record(
         VERSION,

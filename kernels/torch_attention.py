@@ -14,18 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.onednn import product, usable
 from kernels.torch_statistics import accumulator
 
 # Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
 # thread brings its own cache; on a GPU a block must fill the device. Two such blocks are held at once.
 _CPU_BLOCK_PER_THREAD = 2 * 2**20
 _LARGEST_BLOCK = 16 * 2**20
+_MOST_CPU_ROWS = 512
+# From so many keys on, blocks are quicker on a CPU than PyTorch's own attention.
+_MANY_KEYS = 1024
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
     """q [B, H, Nq, D], k and v [B, H, Nk, D] -> [B, H, Nq, D]."""
     if contrast == 1:
-        return _plain(q, k, v)
+        return plain(q, k, v)
     out = _empty_like(q)
     for b in range(q.shape[0]):
         _contrasted(q[b], k[b], v[b], contrast, out[b])
@@ -54,7 +58,7 @@ def restricted(
             seen = slice(None) if c == num_classes or len(columns) == 0 else columns
             queries, keys, values = q[b][:, rows], k[b][:, seen], v[b][:, seen]  # [H, members, D]
             if contrast == 1:
-                part = _plain(queries[None], keys[None], values[None])[0]
+                part = plain(queries[None], keys[None], values[None])[0]
             else:
                 part = torch.empty_like(queries)
                 _contrasted(queries, keys, values, contrast, part)
@@ -68,7 +72,13 @@ def _empty_like(q: Tensor) -> Tensor:
     return q.new_empty(batch, count, heads, width).transpose(1, 2)
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as it is in every layer that swaps nothing: as `attention` at contrast 1, and differentiable."""
+    if k.shape[2] >= _MANY_KEYS and usable(q, k, v):
+        out = _empty_like(q)
+        for b in range(q.shape[0]):
+            _by_head(q[b], k[b], v[b], 1.0, out[b])
+        return out
     # PyTorch falls back to a full map where the last stride is not 1.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     out = scaled_dot_product_attention(q, k, v)
@@ -87,6 +97,9 @@ def _block(heads: int, queries: int, keys: int, itemsize: int, device: torch.dev
 @torch.no_grad()
 def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
+    if usable(q, k, v):
+        _by_head(q, k, v, contrast, out)
+        return
     heads, queries, width = q.shape
     keys = k.shape[1]
     dtype = accumulator(q.dtype)
@@ -109,3 +122,25 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
             probabilities.sub_(low).clamp_(0, 1 / contrast)
             product = torch.bmm(probabilities, values).mul_(contrast)  # [h, rows, D]
             out[part, row : row + rows] = product.to(out.dtype)
+
+
+def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
+    """As `_contrasted`, for any contrast, by oneDNN: one head after the other, scores in float32."""
+    heads, queries, width = q.shape
+    keys = k.shape[1]
+    dtype = accumulator(q.dtype)
+    _, rows = _block(1, queries, keys, dtype.itemsize, q.device)
+    rows = min(rows, _MOST_CPU_ROWS)
+    low = (1 - 1 / contrast) / keys
+    memory = q.new_empty(rows, keys, dtype=dtype)
+    for head in range(heads):
+        scaled = q[head].to(dtype) / math.sqrt(width)  # [Nq, D]
+        there = k[head].to(dtype).contiguous()  # [Nk, D]
+        values = v[head].t().contiguous()  # [D, Nk]
+        for row in range(0, queries, rows):
+            scores = product(scaled[row : row + rows], there)  # [rows, Nk]
+            probabilities = torch.softmax(scores, -1, out=memory[: len(scores)])
+            if contrast != 1:
+                probabilities.sub_(low).clamp_(0, 1 / contrast)
+            part = product(probabilities.to(v.dtype), values)  # [rows, D]
+            out[head, row : row + rows] = part if contrast == 1 else part.mul_(contrast)

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import ResnetBlock, Upsample
+from model.maps import Conv2d
 
 
 def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
     """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once. Overwrites ``x``."""
     h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
-    # A row of the shortcut needs that row of x alone, so fewer channels than x has find room in it.
-    inside = x.is_contiguous() and h.shape[1] <= x.shape[1]
-    out = x[:, : h.shape[1]] if inside or block.conv_shortcut is None else torch.empty_like(h)
+    out = _room(x, h)
     for top, band in _bands(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
         part = x[:, :, top : top + band.shape[2]]
         shortcut = part if block.conv_shortcut is None else block.conv_shortcut(part)
@@ -29,17 +28,31 @@ def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
     return out
 
 
+def _room(x: Tensor, h: Tensor) -> Tensor:
+    """Memory for a tensor like ``h``, filled from its first row on: that of ``x`` where each row of it is read by then.
+
+    A row of ``h`` must end no later than the same row of ``x``, so fewer channels than ``x`` has find room in it.
+    """
+    if h.shape[1] > x.shape[1]:
+        return torch.empty_like(h)
+    if x.is_contiguous():
+        return x[:, : h.shape[1]]
+    if len(x) == 1 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).flatten()[: h.numel()].view(1, *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
+    return x if h.shape == x.shape else torch.empty_like(h)
+
+
 def upsample_in_bands(layer: Upsample, x: Tensor, rows: int) -> Tensor:
     """``layer`` of ``x``: [B, C, H, W] -> [B, C, 2 H, 2 W], from ``rows`` rows at once."""
     return _convolve(layer.conv, x, rows, lambda part: F.interpolate(part, scale_factor=2.0, mode="nearest"), scale=2)
 
 
-def output_in_bands(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, rows: int) -> Tensor:
+def output_in_bands(norm: nn.GroupNorm, conv: Conv2d, x: Tensor, rows: int) -> Tensor:
     """``conv`` of the normalised and gated ``x``: [B, C, H, W] -> [B, C_out, H, W]."""
     return _convolve(conv, x, rows, _normaliser(norm, x, rows))
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1) -> Tensor:
+def _convolve(conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1) -> Tensor:
     """A 3×3 convolution with padding 1 of ``prepare(x)``, which works on every row apart and makes ``scale`` of it."""
     batch, _, height, width = x.shape
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
@@ -52,7 +65,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor],
 
 
 def _bands(
-    conv: nn.Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1
+    conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1
 ) -> Iterator[tuple[int, Tensor]]:
     """The parts of `_convolve`'s result, each with its first row."""
     height = x.shape[2]
@@ -62,35 +75,41 @@ def _bands(
         band = prepare(x[:, :, first : min(bottom + 1, height)])
         # One row beyond the band on each side, zeros beyond the grid.
         start, stop = scale * (top - first) - 1, scale * (bottom - first) + 1
-        band = F.pad(band[:, :, max(start, 0) : stop], (1, 1, int(top == 0), int(bottom == height)))
-        yield scale * top, F.conv2d(band, conv.weight, conv.bias)
+        band = band[:, :, max(start, 0) : stop]
+        if top == 0 or bottom == height:
+            band = F.pad(band, (0, 0, int(top == 0), int(bottom == height)))
+        yield scale * top, conv.between_rows(band)
 
 
 def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     """The group norm by the statistics of the whole of ``x``, then SiLU, as a function of some of its rows."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, variance = _statistics(x, norm.num_groups, rows, dtype)
+    mean, variance = _statistics(x, norm.num_groups, rows)
     each = x.shape[1] // norm.num_groups
     centre = mean.repeat_interleave(each, 1)[:, :, None, None]  # [B, C, 1, 1]
     scale = (variance + norm.eps).rsqrt().repeat_interleave(each, 1) * norm.weight
-    scale, bias = scale[:, :, None, None], norm.bias.to(dtype)[:, None, None]
+    scale, bias = scale[:, :, None, None], norm.bias.to(scale.dtype)[:, None, None]
 
     def normalise(part: Tensor) -> Tensor:
-        return F.silu((part.to(dtype) - centre).mul_(scale).add_(bias), inplace=True).to(part.dtype)
+        return F.silu(torch.addcmul(bias, part - centre, scale), inplace=True).to(part.dtype)
 
     return normalise
 
 
-def _statistics(x: Tensor, groups: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _statistics(x: Tensor, groups: int, rows: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each group, [B, groups], merged from bands (Chan et al., 1983)."""
-    mean = torch.zeros(x.shape[0], groups, dtype=dtype, device=x.device)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    batch, channels = x.shape[:2]
+    mean = torch.zeros(batch, groups, dtype=dtype, device=x.device)
     squares, count = torch.zeros_like(mean), 0
     for top in range(0, x.shape[2], rows):
-        band = x[:, :, top : top + rows].to(dtype).reshape(x.shape[0], groups, -1)
-        size = band.shape[2]
-        variance, centre = torch.var_mean(band, 2, correction=0)
-        away = centre - mean
+        band = x[:, :, top : top + rows]
+        size = band[0].numel() // groups
+        # Sums by channel come first: they are quick in either layout.
+        own = band.sum((2, 3), dtype=dtype).view(batch, groups, -1).sum(2) / size
+        centre = own.repeat_interleave(channels // groups, 1)[:, :, None, None]
+        inner = (band - centre).square_().sum((2, 3)).view(batch, groups, -1).sum(2)
+        away = own - mean
         mean = mean + away * (size / (count + size))
-        squares = squares + variance * size + away.square() * (count * size / (count + size))
+        squares = squares + inner + away.square() * (count * size / (count + size))
         count += size
     return mean, squares / count

@@ -17,6 +17,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kernels import Implementation, adain_features, cross_image_attention, geglu, group_norm
+from kernels.onednn import product, usable
+from kernels.torch_attention import plain
+from model.maps import Conv2d, Linear
+
+CPU_ROWS = 1024
+"""Tokens that go through a feed-forward layer at once on a CPU."""
 
 
 class KeyValue(NamedTuple):
@@ -91,8 +97,8 @@ class TimestepMLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(width, 4 * width)
-        self.linear_2 = nn.Linear(4 * width, 4 * width)
+        self.linear_1 = Linear(width, 4 * width)
+        self.linear_2 = Linear(4 * width, 4 * width)
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.linear_2(F.silu(self.linear_1(embedding)))
@@ -107,11 +113,11 @@ class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_width: int | None) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = None if time_width is None else nn.Linear(time_width, out_channels)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if time_width is None else Linear(time_width, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def shift(self, time: Tensor) -> Tensor:
         """What the time embedding [B, time_width] adds between the convolutions: [B, C_out, 1, 1]."""
@@ -135,7 +141,7 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, asymmetric: bool) -> None:
         super().__init__()
         self.asymmetric = asymmetric
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
@@ -146,7 +152,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -160,10 +166,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int, context_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_width, channels, bias=False)
-        self.to_v = nn.Linear(context_width, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_width, channels, bias=False)
+        self.to_v = Linear(context_width, channels, bias=False)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
         self.register_buffer("fused", None, persistent=False)
 
     def fuse(self) -> None:
@@ -184,21 +190,21 @@ class Attention(nn.Module):
         """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
         if self.fused is None:
             return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
-        k, v = F.linear(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
+        k, v = product(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
         return KeyValue(self.split(k), self.split(v))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         """Project ``x`` [B, N, C] to its own queries [B, h, N, D], keys and values."""
         if self.fused is None:
             return self.split(self.to_q(x)), self.keys_values(x)
-        q, k, v = (self.split(part) for part in F.linear(x, self.fused).chunk(3, dim=-1))
+        q, k, v = (self.split(part) for part in product(x, self.fused).chunk(3, dim=-1))
         return q, KeyValue(k, v)
 
     def forward(self, x: Tensor, source: KeyValue | Borrowed | None) -> Tensor:
         """Attend from ``x`` [B, N, C] to ``source``, whose batch may be 1; None means to ``x`` itself."""
         if source is None:
             q, (k, v) = self.queries_keys_values(x)
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = plain(q, k, v)
         elif isinstance(source, Borrowed):
             out = source.attend(self.split(self.to_q(x)), self.keys_values(source.tokens))
         else:
@@ -212,9 +218,12 @@ class GEGLU(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, 2 * hidden)
+        self.proj = Linear(channels, 2 * hidden)
 
     def forward(self, x: Tensor, impl: Implementation) -> Tensor:
+        if impl == "torch" and usable(x, self.proj.weight, self.proj.bias):
+            (value, gate), biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+            return product(x, value, biases[0]).mul_(product(x, gate, biases[1], "gelu"))
         return geglu(self.proj(x), impl=impl)
 
 
@@ -223,10 +232,15 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        return self.net[2](self.net[0](x, impl))
+        if x.device.type != "cpu":
+            return self.net[2](self.net[0](x, impl))
+        # What lies between is four times as wide: on a CPU it should not leave the cache.
+        tokens = x.flatten(0, 1)
+        blocks = [tokens[first : first + CPU_ROWS] for first in range(0, len(tokens), CPU_ROWS)]
+        return torch.cat([self.net[2](self.net[0](block, impl)) for block in blocks]).view_as(x)
 
 
 class TransformerBlock(nn.Module):
@@ -258,11 +272,11 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=group_norm_eps)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(channels, heads=heads, context_width=context_width, eps=eps)]
         )
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = Conv2d(channels, channels, 1)
 
     @property
     def block(self) -> TransformerBlock:

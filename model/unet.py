@@ -30,6 +30,7 @@ from model.layers import (
     normalise,
     timestep_embedding,
 )
+from model.maps import Conv2d
 
 
 class Layer(NamedTuple):
@@ -149,13 +150,13 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv_in = nn.Conv2d(config.in_channels, config.widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, config.widths[0], 3, padding=1)
         self.time_embedding = TimestepMLP(config.widths[0])
         self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in range(config.levels))
         self.mid_block = MidBlock(config)
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(range(config.levels)))
         self.conv_norm_out = nn.GroupNorm(config.groups, config.widths[0], eps=config.resnet_eps)
-        self.conv_out = nn.Conv2d(config.widths[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(config.widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor, t: int | Tensor, context: Tensor, *, source: Source | None = None) -> Tensor:
         """Noise prediction eps [B, 4, h, w]. Where many calls share text or timesteps, `predict` saves work."""

@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from kernels import Implementation
+from kernels.torch_attention import plain
 from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.config import VAEConfig
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
+from model.maps import Conv2d, Linear
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
@@ -30,14 +31,14 @@ class GridAttention(nn.Module):
     def __init__(self, channels: int, *, groups: int, eps: float) -> None:
         super().__init__()
         self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
 
     def forward(self, x: Tensor, impl: Implementation) -> Tensor:
         tokens = rearrange(normalise(self.group_norm, x, silu=False, impl=impl), "b c h w -> b 1 (h w) c")
-        out = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        out = plain(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + rearrange(self.to_out[0](out), "b 1 (h w) c -> b c h w", h=x.shape[-2])
 
 
@@ -105,14 +106,14 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
             ins = [widths[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
             self.down_blocks.append(DownStage(config, ins, width, last=level == len(widths) - 1))
         self.mid_block = Middle(config)
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=config.eps)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor, impl: Implementation, band: int | None) -> Tensor:
         h = self.conv_in(image)
@@ -127,14 +128,14 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             ins = [widths[min(level + 1, len(widths) - 1)]] + [widths[level]] * config.layers_per_block
             self.up_blocks.append(UpStage(config, ins, widths[level], last=level == 0))
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
-        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[0], config.in_channels, 3, padding=1)
 
     def forward(self, latents: Tensor, impl: Implementation, band: int | None) -> Tensor:
         h = self.mid_block(self.conv_in(latents), impl)
@@ -152,8 +153,8 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
     def posterior(

@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.errors import InputError
 from model.folder import needed_files, read_folder
 from model.hub import fetch, is_hub_id
+from model.maps import pack_convolutions
 from model.single_file import read_single_file
 from model.tensors import PICKLE_SUFFIXES
 from model.tokenizer import Tokenizer
@@ -34,6 +35,14 @@ class StableDiffusion:
     tokenizer: Tokenizer
     config: ModelConfig
     name: str
+
+    def pack(self) -> None:
+        """On a CPU, bring UNet and autoencoder into its own layout, in place, for speed in inference alone.
+
+        The ``weight`` of each convolution that is packed is None afterwards. Elsewhere nothing changes.
+        """
+        for network in (self.unet, self.vae):
+            pack_convolutions(network)
 
 
 def load(

@@ -16,6 +16,7 @@ from kernels import Implementation
 from model import StableDiffusion
 from sampler.branches import Run, build_origin, build_structure
 from sampler.execution import Execution
+from sampler.host_memory import give_back
 from sampler.keeping import Keeper
 from sampler.patch import Patch, draw_noise, to_pixels, to_unit_range
 from sampler.settings import Settings
@@ -112,6 +113,8 @@ def generate_series(
             wanted = {task.structure_key for task in later}
             for key in [key for key in structures if key not in wanted]:
                 del structures[key]
+            if run.device.type == "cpu":
+                give_back()
             yield from _decode(run, z, batch)
 
 

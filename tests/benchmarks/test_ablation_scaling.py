@@ -24,7 +24,7 @@ def test_the_ablation_leads_from_nothing_saved_to_the_product(tiny_folder, tmp_p
     written = rows(file)
     # Without a GPU norms and gates have one implementation.
     between = [says for name, says in ORDER.items() if name != "fused"]
-    assert [row["impl"] for row in written] == [NOTHING, *between, ablation.PRODUCT]
+    assert [row["impl"] for row in written] == [NOTHING, *between, ablation.PACKED, ablation.PRODUCT]
     for row in written:
         assert (row["what"], row["against"]) == ("ablation", NOTHING)
         assert row["shape"] == {"height": 64, "width": 64, "classes": 2, "targets": 1, "steps": 10, "executed": 7}

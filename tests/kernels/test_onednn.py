@@ -1,0 +1,111 @@
+"""Products and convolutions by oneDNN against float64, and what is left to PyTorch."""
+
+from __future__ import annotations
+
+import plain
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import cross_image_attention
+from kernels.onednn import Activation, convolve, has_bfloat16, pack, product, usable
+from kernels.torch_attention import _MANY_KEYS
+from tests.tolerances import assert_as_accurate
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+both_dtypes = pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        pytest.param(
+            torch.bfloat16, marks=pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+        ),
+    ],
+    ids=str,
+)
+pytestmark = needs_onednn
+
+
+def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("strided", [False, True])
+def test_product_is_as_accurate_as_plain_pytorch(
+    strided: bool, biased: bool, activation: Activation, dtype: torch.dtype
+) -> None:
+    x, weight = drawn(1, 2, 37, 50, dtype=dtype), drawn(2, 29, 50, dtype=dtype)
+    if strided:
+        x, weight = x.transpose(0, 1).contiguous().transpose(0, 1), weight.t().contiguous().t()
+    bias = drawn(3, 29, dtype=dtype) if biased else None
+    assert usable(x, weight)
+
+    def by_pytorch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if activation == "gelu" else out
+
+    exact = by_pytorch(x.double(), weight.double(), None if bias is None else bias.double())
+    magnitude = F.linear(x.double().abs(), weight.double().abs(), None if bias is None else bias.double().abs())
+    out = product(x, weight, bias, activation)
+    assert_as_accurate(out, by_pytorch(x, weight, bias), exact, per=(0,), magnitude=magnitude)
+
+
+def test_what_onednn_does_not_take_is_left_to_pytorch() -> None:
+    x, weight = drawn(1, 5, 8), drawn(2, 3, 8)
+    assert usable(x, weight)
+    assert not usable(x.double(), weight.double())
+    assert not usable(x.half(), weight.half())
+    assert not usable(x, weight.double())
+    assert not usable(x.to("meta"), weight.to("meta"))
+    weight.requires_grad_()
+    assert not usable(x, weight)
+    product(x, weight, None, "gelu").sum().backward()
+    assert weight.grad is not None
+    with torch.no_grad():
+        assert usable(x, weight)
+    exact = F.gelu(F.linear(x.double(), weight.detach().double()))
+    torch.testing.assert_close(product(x.double(), weight.detach().double(), None, "gelu"), exact)
+
+
+@both_dtypes
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_packed_convolutions_are_as_accurate_as_plain_pytorch(
+    last: bool, padding: tuple[int, int], stride: int, dtype: torch.dtype
+) -> None:
+    x, weight, bias = (
+        drawn(1, 2, 24, 9, 14, dtype=dtype),
+        drawn(2, 40, 24, 3, 3, dtype=dtype),
+        drawn(3, 40, dtype=dtype),
+    )
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    # Packed for another padding and another grid: it serves all of them.
+    packed = pack(weight, (stride, stride), (1, 1), (32, 32))
+    out = convolve(x, packed, bias, (stride, stride), padding)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
+    magnitude = F.conv2d(x.double().abs(), weight.double().abs(), bias.double().abs(), stride, padding)
+    assert_as_accurate(out, F.conv2d(x, weight, bias, stride, padding), exact, per=(0, 1), magnitude=magnitude)
+
+
+@both_dtypes
+@pytest.mark.parametrize("contrast", [1.0, 1.67])
+@pytest.mark.parametrize("width", [40, 80])
+def test_attention_to_many_keys_is_as_accurate_as_plain_pytorch(
+    width: int, contrast: float, dtype: torch.dtype
+) -> None:
+    queries, keys = 600, _MANY_KEYS + 3
+    q, k, v = (drawn(seed, 2, count, 3, width, dtype=dtype) for seed, count in ((1, queries), (2, keys), (3, keys)))
+    q, k, v = (2 * q).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    assert usable(q, k, v)
+    out = cross_image_attention(q, k, v, contrast=contrast)
+    exact = plain.attention(q.double(), k.double(), v.double(), contrast)
+    magnitude = plain.terms(q, k, v, contrast)
+    assert_as_accurate(out, plain.attention(q, k, v, contrast), exact, per=(0, 1), magnitude=magnitude)
+    assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
