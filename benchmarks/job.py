@@ -41,6 +41,7 @@ def ours_many(
     for event in generate_series(model, [Task(patch, SEED) for patch in patches], settings, execution):
         if isinstance(event, Result):
             results.append(event)
+            phases.image()
         elif event.done == event.total:
             phases.finished(event.phase)
     return sorted(results, key=lambda result: result.index)
@@ -56,20 +57,20 @@ def baseline_many(baseline: Baseline, patches: Sequence[Patch], settings: Settin
             else:
                 latents, image = event
                 results.append(Result(image, latents))
+                phases.image()
     return results
 
 
 def compare(
     setting: Setting, names: Sequence[str], patches: Sequence[Patch], settings: Settings, *, warm_ups: int
-) -> tuple[dict[str, Outcome], dict[str, dict[str, float]]]:
-    """Each side's outcome, with outputs latents [n, 4, h, w] and pixels [n, H, W, 3], and its last seconds by phase."""
-    seconds: dict[str, dict[str, float]] = {}
+) -> tuple[dict[str, Outcome], dict[str, Phases]]:
+    """Each side's outcome, with outputs latents [n, 4, h, w] and pixels [n, H, W, 3], and its last call's phases."""
+    last: dict[str, Phases] = {}
 
     def side(name: str, many: Callable[[Phases], list[Result]]) -> Callable[[], Outputs]:
         def call() -> Outputs:
-            phases = Phases(setting.device)
+            last[name] = phases = Phases(setting.device)
             results = many(phases)
-            seconds[name] = phases.seconds
             pixels = torch.stack([torch.from_numpy(result.image) for result in results])
             return torch.cat([result.latents for result in results]), pixels
 
@@ -85,7 +86,7 @@ def compare(
         baseline = Baseline.from_ours(setting.model, optimised=optimised, compile=optimised and cuda)
         sides[name] = side(name, partial(baseline_many, baseline, patches, settings))
     setting.model.pack()
-    return take_turns(sides, setting.device, setting.rounds, warm_ups=warm_ups), seconds
+    return take_turns(sides, setting.device, setting.rounds, warm_ups=warm_ups), last
 
 
 def report(rows: Sequence[Row], outcomes: dict[str, Outcome], weights: int) -> None:
@@ -101,6 +102,8 @@ def report(rows: Sequence[Row], outcomes: dict[str, Outcome], weights: int) -> N
         print(line)
         if row.parts is not None:
             print("   " + ", ".join(f"{phase} {taken:.2f} s" for phase, taken in row.parts.items()))
+        if row.further is not None and first.further is not None:
+            print(f"   each further target {row.further:.2f} s, {row.further / first.further:.2f} of the first side's")
     expected_latents, expected_pixels = outcomes[first.impl].outputs
     for row in others:
         latents, pixels = outcomes[row.impl].outputs
@@ -138,7 +141,7 @@ def main() -> int:
         f"{settings.steps} steps, {settings.executed} executed; diffusers: {forwards(settings)} UNet forwards an image"
     )
     names = [WITH_GRAPHS if name == OURS and arguments.graphs else name for name in arguments.sides]
-    outcomes, seconds = compare(setting, names, patches, settings, warm_ups=arguments.warm_ups)
+    outcomes, phases = compare(setting, names, patches, settings, warm_ups=arguments.warm_ups)
     shape = {
         "height": arguments.size,
         "width": arguments.size,
@@ -156,7 +159,9 @@ def main() -> int:
             outcome,
             against=names[0],
             weight_bytes=setting.weight_bytes,
-            parts=seconds[name],
+            parts=phases[name].seconds,
+            # Images of a batch are done at once.
+            further=None if name in (OURS, WITH_GRAPHS) and setting.execution.batch > 1 else phases[name].further,
         )
         for name, outcome in outcomes.items()
     ]

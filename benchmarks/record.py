@@ -44,6 +44,7 @@ class Row:
     held_bytes: int | None = None  # memory held before the call (on the CPU, the process's); peak_bytes come on top
     weight_bytes: int | None = None  # part of held_bytes: the networks
     parts: dict[str, float] | None = None  # the last round's time by phase
+    further: float | None = None  # the last round's time for each image after the first; on a CPU processor time
 
 
 def quantiles(times: Sequence[float]) -> tuple[float, float, float]:

@@ -74,6 +74,12 @@ class Comparison:
         return self.theirs.seconds / self.ours.seconds
 
     @property
+    def further(self) -> float | None:
+        """As `time`, for each image of a job after the first."""
+        theirs, ours = self.theirs.row.further, self.ours.row.further
+        return None if theirs is None or ours is None else theirs / ours
+
+    @property
     def memory(self) -> float | None:
         """Theirs divided by ours."""
         theirs, ours = self.theirs.total_bytes, self.ours.total_bytes

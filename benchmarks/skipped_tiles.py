@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import model
-from model.layers import Attention, Borrowed
+from model.transformer import Attention, Borrowed
 from patches.images import read_image
 from patches.labels import read_label_set
 from sampler.generate import generate

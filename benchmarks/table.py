@@ -70,6 +70,10 @@ def _comparison_rows(place: Place, comparisons: Sequence[Comparison]) -> Iterato
         memory = "" if each.memory is None else f"{each.memory:.2f}"
         variant = ours.row.impl.removeprefix("ours")
         yield [_described(ours) + variant, theirs.row.impl, *times, f"{each.time:.2f}", memory]
+        if each.further is not None:
+            times = [f"{side.row.further:.3g}" for side in (theirs, ours)] if place.absolute else []
+            what = f"{_described(ours)}{variant}: each further target"
+            yield [what, theirs.row.impl, *times, f"{each.further:.2f}", ""]
 
 
 def _ablation_rows(place: Place, run: Sequence[Measured]) -> Iterator[list[str]]:

@@ -99,6 +99,7 @@ class Phases:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
+        self._images: list[float] = []
         self._device = device
         self._last = self._now()
 
@@ -107,6 +108,17 @@ class Phases:
         now = self._now()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
+
+    def image(self) -> None:
+        """An image is done."""
+        now = self._now()
+        self._images.append(time.process_time() if self._device.type == "cpu" else now)
+
+    @property
+    def further(self) -> float | None:
+        """Seconds for each image after the first, if there are any; on a CPU of processor time."""
+        count = len(self._images) - 1
+        return (self._images[-1] - self._images[0]) / count if count > 0 else None
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -130,6 +142,7 @@ def as_row(
     against: str,
     weight_bytes: int,
     parts: dict[str, float] | None = None,
+    further: float | None = None,
 ) -> Row:
     """The row of one side, in seconds; its error is that of the first output, ``against`` the first side's name."""
     p20, p50, p80 = quantiles([taken.device for taken in outcome.times])
@@ -153,4 +166,5 @@ def as_row(
         held_bytes=None if peak is None else peak.before,
         weight_bytes=weight_bytes,
         parts=parts,
+        further=further,
     )

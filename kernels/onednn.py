@@ -20,6 +20,8 @@ Activation = Literal["none", "gelu"]
 
 def usable(*tensors: Tensor) -> bool:
     """Whether oneDNN takes these: on the CPU, in a type that the processor multiplies, and wanting no gradients."""
+    if not tensors[0].is_cpu:
+        return False
     dtype = tensors[0].dtype
     if any(t.device.type != "cpu" or t.dtype != dtype for t in tensors) or not _multiplies(dtype):
         return False
@@ -31,8 +33,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
 
     ``gelu`` is the exact one. What oneDNN does not take is left to PyTorch.
     """
-    given = (x, weight) if bias is None else (x, weight, bias)
-    if not usable(*given):
+    if not usable(x, weight) or (bias is not None and not usable(bias)):
         out = F.linear(x, weight, bias)
         return F.gelu(out) if activation == "gelu" else out
     algorithm = "none" if activation == "gelu" else ""

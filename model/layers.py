@@ -1,83 +1,20 @@
-"""The building blocks that the UNet and the autoencoder are made of.
+"""The building blocks that the UNet and the autoencoder share, and the UNet's time embedding.
 
 Parameter names are those of the published diffusers checkpoints, so that weights need no renaming.
 
-Notation: B batch, C channels, H×W latent or pixel grid, N = H·W tokens, M text tokens, h heads, D head width.
+Notation: B batch, C channels, H×W latent or pixel grid.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from kernels import Implementation, adain_features, cross_image_attention, geglu, group_norm
-from kernels.onednn import product, usable
-from kernels.torch_attention import plain
+from kernels import Implementation, group_norm
 from model.maps import Conv2d, Linear
-
-CPU_ROWS = 1024
-"""Tokens that go through a feed-forward layer at once on a CPU."""
-
-
-class KeyValue(NamedTuple):
-    """Keys and values of one self-attention layer, each [B, h, N, D]."""
-
-    key: Tensor
-    value: Tensor
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes 0..num_classes-1 of a layer's queries [N] and of the keys it borrows [N'], int64.
-
-    With ``restrict`` queries attend to keys of their own class alone; with ``match`` the output takes, class by class,
-    the statistics of the borrowed values (`kernels.adain_features`).
-    """
-
-    query: Tensor
-    key: Tensor
-    num_classes: int
-    restrict: bool
-    match: bool
-
-
-@dataclass(frozen=True)
-class Borrowed:
-    """Tokens that a self-attention layer makes its keys and values from, in place of its own (cross-image attention).
-
-    ``tokens`` [B or 1, N', C] are what the same layer was given in another image's pass (`SpatialTransformer.enter`);
-    a batch of 1 serves every image. ``contrast`` is beta of method step 3, ``impl`` the implementation asked of
-    ``kernels``; ``classes`` None treats all positions alike.
-    """
-
-    tokens: Tensor
-    contrast: float
-    impl: Implementation
-    classes: Classes | None = None
-
-    def attend(self, q: Tensor, key_value: KeyValue) -> Tensor:
-        """Queries [B, h, N, D] to the keys and values [B or 1, h, N', D] of ``tokens`` -> output [B, h, N, D]."""
-        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in key_value)
-        if self.classes is None:
-            return cross_image_attention(q, k, v, contrast=self.contrast, impl=self.impl)
-        result = cross_image_attention(
-            q,
-            k,
-            v,
-            contrast=self.contrast,
-            query_labels=self.classes.query,
-            key_labels=self.classes.key,
-            num_classes=self.classes.num_classes,
-            restrict=self.classes.restrict,
-            impl=self.impl,
-        )
-        return adain_features(result, self.classes.query, impl=self.impl) if self.classes.match else result.out
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -156,159 +93,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class Attention(nn.Module):
-    """Multi-head attention of tokens [B, N, C] to tokens [B, M, C_context], projections without bias."""
-
-    fused: Tensor | None
-
-    def __init__(self, channels: int, context_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = Linear(channels, channels, bias=False)
-        self.to_k = Linear(context_width, channels, bias=False)
-        self.to_v = Linear(context_width, channels, bias=False)
-        self.to_out = nn.ModuleList([Linear(channels, channels)])
-        self.register_buffer("fused", None, persistent=False)
-
-    def fuse(self) -> None:
-        """Lay the three projections' weights together, [3 C, C], so that one product does for all.
-
-        For self-attention alone, once the weights are final; the parameters become views of the whole.
-        """
-        layers = (self.to_q, self.to_k, self.to_v)
-        self.fused = torch.cat([layer.weight.detach() for layer in layers])
-        for layer, part in zip(layers, self.fused.chunk(3), strict=True):
-            layer.weight = nn.Parameter(part, requires_grad=False)
-
-    def split(self, tokens: Tensor) -> Tensor:
-        """[B, N, h·D] -> a view [B, h, N, D]."""
-        return rearrange(tokens, "b n (h d) -> b h n d", h=self.heads)
-
-    def keys_values(self, context: Tensor) -> KeyValue:
-        """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
-        if self.fused is None:
-            return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
-        k, v = product(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
-        return KeyValue(self.split(k), self.split(v))
-
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, KeyValue]:
-        """Project ``x`` [B, N, C] to its own queries [B, h, N, D], keys and values."""
-        if self.fused is None:
-            return self.split(self.to_q(x)), self.keys_values(x)
-        q, k, v = (self.split(part) for part in product(x, self.fused).chunk(3, dim=-1))
-        return q, KeyValue(k, v)
-
-    def forward(self, x: Tensor, source: KeyValue | Borrowed | None) -> Tensor:
-        """Attend from ``x`` [B, N, C] to ``source``, whose batch may be 1; None means to ``x`` itself."""
-        if source is None:
-            q, (k, v) = self.queries_keys_values(x)
-            out = plain(q, k, v)
-        elif isinstance(source, Borrowed):
-            out = source.attend(self.split(self.to_q(x)), self.keys_values(source.tokens))
-        else:
-            k, v = (t.expand(x.shape[0], -1, -1, -1) for t in source)
-            out = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)
-        return self.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
-
-
-class GEGLU(nn.Module):
-    """Linear layer to twice the width, one half gated by the exact GELU of the other (Shazeer, 2002.05202)."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.proj = Linear(channels, 2 * hidden)
-
-    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        if impl == "torch" and usable(x, self.proj.weight, self.proj.bias):
-            (value, gate), biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-            return product(x, value, biases[0]).mul_(product(x, gate, biases[1], "gelu"))
-        return geglu(self.proj(x), impl=impl)
-
-
-class FeedForward(nn.Module):
-    """GEGLU to four times the width and back. The middle entry of ``net`` only keeps the published numbering."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.net = nn.ModuleList([GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels)])
-
-    def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        if x.device.type != "cpu":
-            return self.net[2](self.net[0](x, impl))
-        # What lies between is four times as wide: on a CPU it should not leave the cache.
-        tokens = x.flatten(0, 1)
-        blocks = [tokens[first : first + CPU_ROWS] for first in range(0, len(tokens), CPU_ROWS)]
-        return torch.cat([self.net[2](self.net[0](block, impl)) for block in blocks]).view_as(x)
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, feed-forward; each behind a LayerNorm and a residual."""
-
-    def __init__(self, channels: int, *, heads: int, context_width: int, eps: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=eps)
-        self.attn1 = Attention(channels, channels, heads)
-        self.norm2 = nn.LayerNorm(channels, eps=eps)
-        self.attn2 = Attention(channels, context_width, heads)
-        self.norm3 = nn.LayerNorm(channels, eps=eps)
-        self.ff = FeedForward(channels)
-
-    def forward(
-        self, x: Tensor, normed: Tensor, text: KeyValue, borrowed: Borrowed | None, impl: Implementation
-    ) -> Tensor:
-        """Tokens ``x`` [B, N, C], and ``normed`` after the first norm -> [B, N, C]."""
-        x = x + self.attn1(normed, borrowed)
-        x = x + self.attn2(self.norm2(x), text)
-        return x + self.ff(self.norm3(x), impl)
-
-
-class SpatialTransformer(nn.Module):
-    """A transformer block over the grid's positions (LDM, section 3.3), in two parts."""
-
-    def __init__(
-        self, channels: int, *, heads: int, context_width: int, groups: int, group_norm_eps: float, eps: float
-    ) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=group_norm_eps)
-        self.proj_in = Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(channels, heads=heads, context_width=context_width, eps=eps)]
-        )
-        self.proj_out = Conv2d(channels, channels, 1)
-
-    @property
-    def block(self) -> TransformerBlock:
-        """The one block that there is in SD-1.x."""
-        return cast(TransformerBlock, self.transformer_blocks[0])
-
-    def text(self, context: Tensor) -> KeyValue:
-        """Keys and values [B, h, 77, D] of the text states [B, 77, W]: the same in every call with that text."""
-        return self.block.attn2.keys_values(context)
-
-    def enter(self, x: Tensor, impl: Implementation) -> tuple[Tensor, Tensor]:
-        """[B, C, H, W] -> tokens [B, N, C] before and after the first norm; the latter are what other images borrow."""
-        grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
-        tokens = rearrange(grid, "b c h w -> b (h w) c")
-        return tokens, self.block.norm1(tokens)
-
-    def finish(
-        self,
-        x: Tensor,
-        entered: tuple[Tensor, Tensor],
-        text: KeyValue,
-        borrowed: Borrowed | None,
-        impl: Implementation,
-    ) -> Tensor:
-        """The layer's output [B, C, H, W] for its input ``x`` and what `enter` made of it."""
-        tokens = self.block(*entered, text, borrowed, impl)
-        grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
-        return x + self.proj_out(grid)
-
-    def forward(self, x: Tensor, context: Tensor, impl: Implementation = "torch") -> Tensor:
-        """[B, C, H, W] with text states [B, 77, W] -> [B, C, H, W]."""
-        return self.finish(x, self.enter(x, impl), self.text(context), None, impl)
 
 
 def normalise(norm: nn.GroupNorm, x: Tensor, *, silu: bool, impl: Implementation) -> Tensor:

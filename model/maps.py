@@ -38,7 +38,8 @@ class Conv2d(nn.Conv2d):
         """[B, C_in, H, W] -> [B, C_out, H', W']; channels last where ``x`` is, and where the weights are packed."""
         if self.packed is not None:
             return convolve(x, self.packed, self.bias, self.stride, self._padding)
-        if self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last) and usable(x, self.weight):
+        flat = x.is_cpu and self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last)
+        if flat and usable(x, self.weight):
             return product(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
         return super().forward(x)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import Implementation, masked_adain
-from model.layers import Classes
+from model.transformer import Classes
 from model.unet import Layer, Lent, Source
 from sampler.ddim import denoise_step
 from sampler.denoiser import Conditioned

@@ -50,6 +50,7 @@ def test_the_job_of_several_targets_agrees_with_the_baselines(tiny_folder, tmp_p
     for row in written:
         assert row["shape"] == {"height": 64, "width": 64, "classes": 2, "targets": 2, "steps": 10, "executed": 7}
         assert list(row["parts"]) == ["encode", "invert", "denoise", "decode"]
+        assert 0 < row["further"] < row["processor_p50"]
         assert row["max_error"] < 1e-3  # float32 networks
     assert "pixels by 0.0" in capsys.readouterr().out
 

@@ -43,3 +43,13 @@ def test_phases_add_up():
         phases.finished(name)
     assert list(phases.seconds) == ["encode", "denoise"]
     assert all(seconds >= 0 for seconds in phases.seconds.values())
+    assert phases.further is None
+
+
+def test_further_images_share_the_time_after_the_first(monkeypatch):
+    clock = iter((10.0, 13.0, 14.0))
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    phases = Phases(CPU)
+    for _ in range(3):
+        phases.image()
+    assert phases.further == 2.0

@@ -7,7 +7,7 @@ import torch
 
 from jobs import resources
 from jobs.resources import choose_batch, choose_budget, choose_dtype, read_batch_size, unet_bytes
-from model import layers
+from model import transformer
 from model.config import SD15, ModelConfig, UNetConfig
 from model.errors import InputError
 from model.unet import Source, UNet
@@ -19,7 +19,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def test_the_unets_memory_is_estimated_within_a_factor_of_two(monkeypatch):
     # As on a GPU: float64 keeps oneDNN out, and no feed-forward layer takes its tokens in blocks.
-    monkeypatch.setattr(layers, "CPU_ROWS", 10**9)
+    monkeypatch.setattr(transformer, "CPU_ROWS", 10**9)
     config = ModelConfig(unet=UNetConfig(widths=(64, 128, 256, 256), context_width=32))
     unet, context = UNet(config.unet).double().requires_grad_(False), torch.randn(1, 77, 32).double()
     condition = unet.condition(context, 500)

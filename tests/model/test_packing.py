@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-import model.layers
-from model.layers import FeedForward
+import model.transformer
 from model.maps import Conv2d, pack_convolutions
+from model.transformer import FeedForward
 from model.unet import Source
 from tests.conftest import build_tiny
 
@@ -77,7 +77,7 @@ def test_tokens_go_through_a_feed_forward_layer_in_blocks(monkeypatch):
     layer = FeedForward(24).double()
     x = drawn(5, 2, 50, 24).double()
     expected = layer(x, "torch")
-    monkeypatch.setattr(model.layers, "CPU_ROWS", 7)
+    monkeypatch.setattr(model.transformer, "CPU_ROWS", 7)
     torch.testing.assert_close(layer(x, "torch"), expected, rtol=1e-12, atol=1e-12)
     assert layer(x, "torch").shape == x.shape
     error = (layer.float()(x.float(), "torch").double() - expected).norm() / expected.norm()

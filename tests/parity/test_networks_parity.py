@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.layers import GEGLU, Downsample, ResnetBlock, SpatialTransformer, TimestepMLP, Upsample, timestep_embedding
+from model.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, timestep_embedding
+from model.transformer import GEGLU, SpatialTransformer
 from model.unet import Source
 
 DTYPES = [torch.float64, torch.float32]
