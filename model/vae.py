@@ -21,8 +21,8 @@ from model.maps import Conv2d, Linear
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
-BAND = {"cpu": 2**13, "cuda": 2**17}
-"""Positions of the grid in a band of a larger image."""
+BAND = {"cpu": 2**20, "cuda": 2**24}
+"""Values of the features in a band of a larger image: on a CPU a band stays in the cache."""
 
 
 class GridAttention(nn.Module):
@@ -45,7 +45,7 @@ class GridAttention(nn.Module):
 class Stage(nn.Module):
     """The resnets of one resolution and the change to the next.
 
-    With ``band`` that many positions of the grid go through at once, for their memory's sake; None takes all.
+    With ``band`` about that many values go through at once, in whole rows, for their memory's sake; None takes all.
     """
 
     def __init__(self, config: VAEConfig, ins: list[int], width: int) -> None:
@@ -54,7 +54,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
         for resnet in cast("Iterable[ResnetBlock]", self.resnets):
-            x = resnet(x, None, impl) if band is None else resnet_in_bands(resnet, x, max(1, band // x.shape[3]))
+            x = resnet(x, None, impl) if band is None else resnet_in_bands(resnet, x, _rows(x, band))
         return x
 
 
@@ -82,7 +82,7 @@ class UpStage(Stage):
     def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
         x = super().forward(x, impl, band)
         for upsample in cast("Iterable[Upsample]", self.upsamplers):
-            x = upsample(x) if band is None else upsample_in_bands(upsample, x, max(1, band // x.shape[3]))
+            x = upsample(x) if band is None else upsample_in_bands(upsample, x, _rows(x, band))
         return x
 
 
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         for block in self.up_blocks:
             h = block(h, impl, band)
         if band is not None:
-            return output_in_bands(self.conv_norm_out, self.conv_out, h, max(1, band // h.shape[3]))
+            return output_in_bands(self.conv_norm_out, self.conv_out, h, _rows(h, band))
         return self.conv_out(normalise(self.conv_norm_out, h, silu=True, impl=impl))
 
 
@@ -179,18 +179,23 @@ class VAE(nn.Module):
     def decode(self, latents: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
         """Latents [B, 4, h, w] as the UNet has them -> image [B, 3, 8 h, 8 w], about [-1, 1] and not clipped.
 
-        Large images are decoded in bands of rows, to rounding the same, and so are they encoded. ``band``, positions of
-        the grid at once, sets their height at any size.
+        Large images are decoded in bands of rows, to rounding the same, and so are they encoded. ``band``, values
+        at once, sets their height at any size.
         """
         band = self._band(latents, self.config.factor**2, band)
         return self.decoder(self.post_quant_conv(latents / self.config.scaling), impl, band)
 
     @staticmethod
     def _band(x: Tensor, pixels: int, band: int | None) -> int | None:
-        """Positions of the grid at once for ``x`` [B, C, h, w] with ``pixels`` of the image each; None for all."""
+        """Values at once for ``x`` [B, C, h, w] with ``pixels`` of the image at each position; None for all."""
         device = "cpu" if x.device.type == "cpu" else "cuda"
         whole = x.shape[-2] * x.shape[-1] * pixels <= LARGEST_WHOLE[device]
         return BAND[device] if band is None and not whole else band
+
+
+def _rows(x: Tensor, band: int) -> int:
+    """Height of a band of ``x`` [B, C, H, W]."""
+    return max(1, band // (x.shape[1] * x.shape[3]))
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

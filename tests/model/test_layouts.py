@@ -63,7 +63,7 @@ def test_convolutions_in_bands_are_those_of_the_whole(rows, channels):
     torch.testing.assert_close(output_in_bands(block.norm1, block.conv1, x, rows), whole, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("band", [8, 200])
+@pytest.mark.parametrize("band", [64, 3000])
 @torch.no_grad()
 def test_an_image_in_bands_is_the_one_as_a_whole(band):
     vae, latents, image = build_tiny(torch.float64).vae, randn(4, 2, 4, 6, 9), randn(5, 2, 3, 48, 72)
