@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sampler.host_memory import give_back
+from model.host_memory import give_back
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")

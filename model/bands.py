@@ -90,7 +90,7 @@ def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], 
     scale, bias = scale[:, :, None, None], norm.bias.to(scale.dtype)[:, None, None]
 
     def normalise(part: Tensor) -> Tensor:
-        return F.silu(torch.addcmul(bias, part - centre, scale), inplace=True).to(part.dtype)
+        return F.silu((part - centre).mul_(scale).add_(bias), inplace=True).to(part.dtype)
 
     return normalise
 

@@ -16,12 +16,13 @@ from kernels import Implementation
 from kernels.torch_attention import plain
 from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.config import VAEConfig
+from model.host_memory import give_back
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
 from model.maps import Conv2d, Linear
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
-BAND = {"cpu": 2**20, "cuda": 2**24}
+BAND = {"cpu": 2**19, "cuda": 2**24}
 """Values of the features in a band of a larger image: on a CPU a band stays in the cache."""
 
 
@@ -54,7 +55,12 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
         for resnet in cast("Iterable[ResnetBlock]", self.resnets):
-            x = resnet(x, None, impl) if band is None else resnet_in_bands(resnet, x, _rows(x, band))
+            if band is None:
+                x = resnet(x, None, impl)
+                continue
+            if x.is_cpu:
+                give_back()
+            x = resnet_in_bands(resnet, x, _rows(x, band))
         return x
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kernels import Implementation
 from model import StableDiffusion
+from model.host_memory import give_back
 from sampler.branches import Run, build_origin, build_structure
 from sampler.execution import Execution
-from sampler.host_memory import give_back
 from sampler.keeping import Keeper
 from sampler.patch import Patch, draw_noise, to_pixels, to_unit_range
 from sampler.settings import Settings
