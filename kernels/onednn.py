@@ -8,6 +8,7 @@ convolution itself. The operators here are those that ``torch.compile`` emits fo
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from typing import Literal
 
@@ -19,7 +20,7 @@ Activation = Literal["none", "gelu"]
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether oneDNN takes these: on the CPU, in a type that the processor multiplies, and wanting no gradients."""
+    """Whether oneDNN takes these: on an x86 CPU, in a type that it multiplies natively, and wanting no gradients."""
     if not tensors[0].is_cpu:
         return False
     dtype = tensors[0].dtype
@@ -67,6 +68,9 @@ def has_bfloat16() -> bool:
 
 @cache
 def _multiplies(dtype: torch.dtype) -> bool:
+    # Elsewhere this has not been tried.
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     names = ("_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
