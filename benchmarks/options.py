@@ -11,7 +11,7 @@ import torch
 import model
 from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import RESULTS
-from jobs.resources import CPU_BATCH, DTYPES, GPU_BATCH
+from jobs.resources import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
 from kernels import Implementation
 from sampler.execution import Execution
 
@@ -52,7 +52,8 @@ def prepare(arguments: Namespace, name: str) -> Setting:
     dtype = DTYPES[arguments.dtype or ("fp16" if cuda else "fp32")]
     impl: Implementation = arguments.impl or ("triton" if cuda else "torch")
     batch = arguments.batch_size or (GPU_BATCH if cuda else CPU_BATCH)
-    execution = Execution(impl=impl, elementwise=impl, batch=batch, graphs=arguments.graphs)
+    budget = choose_budget("auto", device)
+    execution = Execution(impl=impl, elementwise=impl, batch=batch, graphs=arguments.graphs, budget=budget)
     output: Path = RESULTS / f"{name}.jsonl" if arguments.output is None else arguments.output
     if arguments.weights is None:
         loaded = random_model(dtype, device)
