@@ -30,7 +30,7 @@ bench:
 	$(PYTHON) -m benchmarks job --dtype bf16
 	$(PYTHON) -m benchmarks job --dtype bf16 --targets 4 --warm-ups 0
 	$(PYTHON) -m benchmarks networks --dtype bf16 --batch 1 4 8 --steps 50 --rounds 1
-	$(PYTHON) -m benchmarks ablation --dtype bf16 --size 256
+	$(PYTHON) -m benchmarks ablation --dtype fp32 --size 256
 	$(PYTHON) -m benchmarks ablation --weights demo/weights
 	$(PYTHON) -m benchmarks scaling --weights demo/weights --dtype bf16 --sizes 256 512 768 1024 --targets 1 2 4 8 16
 	$(PYTHON) -m benchmarks table
