@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,7 +34,7 @@ def example_patches(size: int, count: int) -> list[Patch]:
     picture = Image.fromarray(read_image(FOLDER / "ihc.png")).resize((size, size), Image.Resampling.LANCZOS)
     image = np.array(picture, dtype=np.uint8)
     turned = (np.ascontiguousarray(np.rot90(target, turns)) for turns in range(4) for target in targets)
-    return [Patch(image, origin, target, len(labels.classes)) for target, _ in zip(turned, range(count), strict=False)]
+    return [Patch(image, origin, target, len(labels.classes)) for target in islice(turned, count)]
 
 
 def _resized(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:

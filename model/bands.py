@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.torch_statistics import accumulator
 from model.layers import ResnetBlock, Upsample
 from model.maps import Conv2d
 
@@ -97,7 +98,7 @@ def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], 
 
 def _statistics(x: Tensor, groups: int, rows: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each group, [B, groups], merged from bands (Chan et al., 1983)."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulator(x.dtype)
     batch, channels = x.shape[:2]
     mean = torch.zeros(batch, groups, dtype=dtype, device=x.device)
     squares, count = torch.zeros_like(mean), 0

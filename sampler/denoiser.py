@@ -124,8 +124,9 @@ class Conditioned:
         inputs = [z.to(self.dtype), *condition.shifts.values(), *lent.values()]
 
         def flat(x: Tensor, *rest: Tensor) -> list[Tensor]:
-            shifts = dict(zip(condition.shifts, rest, strict=False))
-            tokens = dict(zip(lent, rest[len(shifts) :], strict=True))
+            count = len(condition.shifts)
+            shifts = dict(zip(condition.shifts, rest[:count], strict=True))
+            tokens = dict(zip(lent, rest[count:], strict=True))
             given = None if source is None else replace(source, lent=tokens)
             return work(x, replace(condition, shifts=shifts), given)
 

@@ -154,18 +154,20 @@ def _build(
         clean.append(run.encode(image))
     yield Progress("encode", len(clean), len(images), len(members))
 
+    clean_origins, clean_structures = clean[: len(new_origins)], clean[len(new_origins) :]
     total = sum(
-        run.origin_calls(keeper, latents, keep=later[key] > 0) for latents, key in zip(clean, new_origins, strict=False)
+        run.origin_calls(keeper, latents, keep=later[key] > 0)
+        for latents, key in zip(clean_origins, new_origins, strict=True)
     )
     total += run.structure_calls * len(new_structures)
     done = 0
-    for latents, (key, task) in zip(clean, new_origins.items(), strict=False):
+    for latents, (key, task) in zip(clean_origins, new_origins.items(), strict=True):
         for origin in build_origin(run, latents, task.patch, noises[id(task)], keeper, keep=later[key] > 0):
             if origin is not None:
                 origins[key] = origin
             done += origin is None
             yield Progress("invert", done, total, len(members))
-    for latents, (key, task) in zip(clean[len(new_origins) :], new_structures.items(), strict=True):
+    for latents, (key, task) in zip(clean_structures, new_structures.items(), strict=True):
         for structure in build_structure(run, latents, task.patch, noises[id(task)]):
             if structure is not None:
                 structures[key] = structure

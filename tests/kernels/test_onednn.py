@@ -15,7 +15,7 @@ from kernels.onednn import Activation, convolve, has_bfloat16, pack, product, us
 from kernels.torch_attention import _MANY_KEYS
 from tests.tolerances import assert_as_accurate
 
-needs_onednn = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available(), reason="no oneDNN here"
 )
 both_dtypes = pytest.mark.parametrize(
@@ -28,7 +28,6 @@ both_dtypes = pytest.mark.parametrize(
     ],
     ids=str,
 )
-pytestmark = needs_onednn
 
 
 def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
