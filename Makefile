@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test slow parity bench gpu demo
+.PHONY: check lint types test slow parity fuzz bench gpu demo
 
 check: lint types test
 
@@ -17,6 +17,10 @@ test:
 
 slow:
 	$(PYTHON) -m pytest -m slow
+
+# The suite's fuzz tests with fifty times as many seeds.
+fuzz:
+	FUZZ_ROUNDS=50 $(PYTHON) -m pytest tests/fuzz
 
 # Full-size SD-1.5 with random weights, written by diffusers, loaded by us in both layouts: 10 GB of
 # memory, 9 GB of disk.
