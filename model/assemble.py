@@ -12,6 +12,7 @@ from torch import nn
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.errors import InputError
+from model.files import shown, shown_name
 from model.tensors import FLOAT_BYTES, Entry, Table, read_tensors
 from model.unet import UNet
 from model.vae import VAE
@@ -75,11 +76,14 @@ def match(table: Table, what: str, module: nn.Module, names: Mapping[str, str]) 
         entry = found[name]
         if entry.dtype not in FLOAT_BYTES:
             raise InputError(
-                f"{entry.path}: {entry.key} has type {entry.dtype}: give weights in 16- or 32-bit floating point"
+                f"{entry.path}: {shown_name(entry.key)} has type {entry.dtype}: "
+                "give weights in 16- or 32-bit floating point"
             )
         if not _fits(entry.shape, tuple(parameter.shape)):
-            shapes = f"shape {list(entry.shape)} instead of {list(parameter.shape)}"
-            raise InputError(f"{entry.path}: {entry.key} has {shapes}: not the {what} that its configuration describes")
+            shapes = f"shape {shown(list(entry.shape))} instead of {list(parameter.shape)}"
+            raise InputError(
+                f"{entry.path}: {shown_name(entry.key)} has {shapes}: not the {what} that its configuration describes"
+            )
     return found
 
 
@@ -108,7 +112,7 @@ def fill(module: nn.Module, found: Mapping[str, Entry], *, dtype: torch.dtype, d
 def abridge(names: Iterable[str]) -> str:
     """The first three names, and an ellipsis if there are more."""
     listed = list(names)
-    return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
+    return ", ".join(map(shown_name, listed[:3])) + (", …" if len(listed) > 3 else "")
 
 
 def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

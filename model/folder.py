@@ -12,8 +12,11 @@ from model.assemble import Parts, abridge, build_empty, match, refuse_unknown
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.errors import InputError
-from model.folder_config import check_scheduler, read_json, text_config, unet_config, vae_config
+from model.files import exists, is_folder, names_in, read_json, read_small, shown
+from model.folder_config import check_scheduler, text_config, unet_config, vae_config
+from model.hub import cache_advice
 from model.keys import TEXT_IGNORED, text_folder, vae_folder
+from model.limits import refuse_mismatch
 from model.refusals import LORA, ONLY_TEXT, ONLY_UNET, ONLY_VAE, PIPELINES, SDXL, TRANSFORMER, refusal
 from model.tensors import PICKLE_SUFFIXES, Entry, Table, read_table
 from model.tokenizer import EOS, Tokenizer
@@ -48,18 +51,13 @@ def read_folder(folder: Path, tokenizer: Tokenizer, *, ema: bool) -> Parts:
     unet = unet_config(folder / "unet" / "config.json")
     vae = vae_config(folder / "vae" / "config.json")
     text = text_config(folder / "text_encoder" / "config.json")
-    if text.width != unet.context_width:
-        widths = f"the text encoder is {text.width} wide but the UNet's context {unet.context_width}"
-        raise InputError(f"{folder}: {widths}: the parts belong to different models")
-    if unet.in_channels != vae.latent_channels or unet.out_channels != vae.latent_channels:
-        channels = f"the UNet goes from {unet.in_channels} to {unet.out_channels} channels"
-        raise InputError(f"{folder}: {channels} but the VAE's latents have {vae.latent_channels}")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    if scheduler.exists():
-        check_scheduler(scheduler)
-    if (folder / "tokenizer").is_dir():
-        _check_tokenizer(folder / "tokenizer", tokenizer)
     config = ModelConfig(unet=unet, vae=vae, text=text)
+    refuse_mismatch(folder, config)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if exists(scheduler):
+        check_scheduler(scheduler)
+    if is_folder(folder / "tokenizer"):
+        _check_tokenizer(folder / "tokenizer", tokenizer)
     networks = build_empty(lambda: UNet(unet)), build_empty(lambda: VAE(vae)), build_empty(lambda: TextEncoder(text))
     return Parts(
         config,
@@ -116,7 +114,7 @@ def _match_part(
     *,
     ema: bool,
 ) -> dict[str, Entry]:
-    inside = sorted(path.name for path in (folder / part).iterdir())
+    inside = names_in(folder / part)
     chosen = choose_weights(part, inside, ema=ema)
     if chosen is None:
         raise _no_weights(folder / part, inside, ema=ema)
@@ -131,13 +129,15 @@ def _read_shards(index: Path) -> Table:
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         raise InputError(f"{index}: has no weight_map of file names: download it again")
+    listed: dict[str, set[str]] = {}
+    for key, shard in shard_of.items():
+        listed.setdefault(shard, set()).add(key)
     entries: dict[str, Entry] = {}
-    for shard in sorted(set(shard_of.values())):
-        if Path(shard).name != shard:
-            raise InputError(f"{index}: names {shard!r}, which is not a file beside it: download it again")
+    for shard, keys in sorted(listed.items()):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise InputError(f"{index}: names {shown(shard)}, which is not a file beside it: download it again")
         table = read_table(index.parent / shard)
-        listed = {key for key, name in shard_of.items() if name == shard}
-        odd = sorted(listed ^ table.entries.keys())
+        odd = sorted(keys ^ table.entries.keys())
         if odd:
             raise InputError(
                 f"{table.where}: does not hold what {index.name} says ({abridge(odd)}): download both again"
@@ -157,16 +157,13 @@ def _no_weights(part: Path, inside: Sequence[str], *, ema: bool) -> InputError:
 
 
 def _refuse_other_folders(folder: Path) -> None:
-    try:
-        inside = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror}): check its permissions") from error
+    inside = names_in(folder)
     if not inside:
         raise InputError(f"{folder}: the folder is empty: give the folder of a model")
     if "model_index.json" in inside:
-        pipeline = str(read_json(folder / "model_index.json").get("_class_name"))
+        pipeline = read_json(folder / "model_index.json").get("_class_name")
         for start, what in PIPELINES:
-            if pipeline.startswith(start):
+            if isinstance(pipeline, str) and pipeline.startswith(start):
                 raise refusal(folder, what)
     if "transformer" in inside:
         raise refusal(folder, TRANSFORMER)
@@ -174,10 +171,13 @@ def _refuse_other_folders(folder: Path) -> None:
         raise refusal(folder, SDXL)
     if "adapter_config.json" in inside or "pytorch_lora_weights.safetensors" in inside:
         raise refusal(folder, LORA)
-    missing = [part for part in WEIGHTS if not (folder / part).is_dir()]
+    missing = [part for part in WEIGHTS if not is_folder(folder / part)]
     if not missing:
         return
     if len(missing) == len(WEIGHTS):
+        advice = cache_advice(folder, inside)
+        if advice is not None:
+            raise InputError(advice)
         if "config.json" in inside:
             raw = read_json(folder / "config.json")
             for name, what in ALONE.items():
@@ -198,23 +198,23 @@ def _refuse_other_folders(folder: Path) -> None:
 
 def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     vocabulary = folder / "vocab.json"
-    if vocabulary.exists() and read_json(vocabulary) != tokenizer.vocabulary:
+    if exists(vocabulary) and read_json(vocabulary) != tokenizer.vocabulary:
         raise InputError(f"{vocabulary}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
     merges = folder / "merges.txt"
-    if merges.exists():
-        lines = merges.read_text(encoding="utf-8").strip().split("\n")
+    if exists(merges):
+        lines = read_small(merges).strip().split("\n")
         first = 1 if lines[0].startswith("#version") else 0
         given = [tuple(line.split(" ")) for line in lines[first:]]
         if given != tokenizer.merges:
             raise InputError(f"{merges}: not CLIP's merges: only those of Stable Diffusion 1.x are supported")
     whole = folder / "tokenizer.json"
-    if whole.exists():
+    if exists(whole):
         inner = read_json(whole).get("model")
         if not isinstance(inner, dict) or inner.get("vocab") != tokenizer.vocabulary:
             raise InputError(f"{whole}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
+        if exists(folder / name):
             padding = read_json(folder / name).get("pad_token", EOS)
             text = padding.get("content") if isinstance(padding, dict) else padding
             if text not in (EOS, None):
-                raise InputError(f"{folder / name}: pads with {text!r}: Stable Diffusion 1.x pads with {EOS!r}")
+                raise InputError(f"{folder / name}: pads with {shown(text)}: Stable Diffusion 1.x pads with {EOS!r}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model import limits
 from model.config import TextConfig, UNetConfig, VAEConfig
 from model.errors import InputError
+from model.files import read_json, shown, shown_name
 from model.refusals import V_PREDICTION, refusal, refuse_other_unet
 from model.tokenizer import LENGTH, VOCABULARY
 
 Raw = Mapping[str, Any]
+
+__all__ = ["check_scheduler", "read_json", "text_config", "unet_config", "vae_config"]
 
 UNET_READ = frozenset(
     {
@@ -99,26 +102,11 @@ SCHEDULER_FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises InputError if the file is missing, unreadable or something else."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: the model's folder is incomplete, download it again") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file: download it again") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a JSON object: download it again")
-    return raw
-
-
 def unet_config(path: Path) -> UNetConfig:
     """Read ``unet/config.json``. Raises InputError for any architecture but that of Stable Diffusion 1.x."""
     raw = read_json(path)
-    in_channels = _number(path, raw, "in_channels", 4)
-    context_width = _number(path, raw, "cross_attention_dim", 1280)
+    in_channels = _number(path, raw, "in_channels", 4, limits.CHANNELS)
+    context_width = _number(path, raw, "cross_attention_dim", 1280, limits.WIDTH)
     refuse_other_unet(path, in_channels, context_width)
     _check(path, raw, UNET_FIXED, UNET_READ | UNET_IGNORED)
     widths = _widths(path, raw, (320, 640, 1280, 1280))
@@ -131,14 +119,14 @@ def unet_config(path: Path) -> UNetConfig:
     named = "attention_head_dim" if raw.get("num_attention_heads") is None else "num_attention_heads"
     config = UNetConfig(
         in_channels=in_channels,
-        out_channels=_number(path, raw, "out_channels", 4),
+        out_channels=_number(path, raw, "out_channels", 4, limits.CHANNELS),
         widths=widths,
         attention=attention,
-        layers_per_block=_number(path, raw, "layers_per_block", 2),
-        heads=_number(path, raw, named, 8),
+        layers_per_block=_number(path, raw, "layers_per_block", 2, limits.LAYERS_PER_BLOCK),
+        heads=_number(path, raw, named, 8, limits.WIDTH),
         context_width=context_width,
-        groups=_number(path, raw, "norm_num_groups", 32),
-        resnet_eps=_real(path, raw, "norm_eps", 1e-5),
+        groups=_number(path, raw, "norm_num_groups", 32, limits.WIDTH),
+        resnet_eps=_real(path, raw, "norm_eps", 1e-5, (0.0, limits.LARGEST_EPS)),
     )
     _refuse_indivisible(path, widths, config.groups, "norm_num_groups")
     _refuse_indivisible(path, widths, config.heads, named)
@@ -154,14 +142,14 @@ def vae_config(path: Path) -> VAEConfig:
         if set(_types(path, raw, key, (name,), widths)) != {name}:
             raise InputError(f"{path}: {key} has others than {name}: not Stable Diffusion 1.x")
     config = VAEConfig(
-        in_channels=_number(path, raw, "in_channels", 3),
-        latent_channels=_number(path, raw, "latent_channels", 4),
+        in_channels=_number(path, raw, "in_channels", 3, limits.CHANNELS),
+        latent_channels=_number(path, raw, "latent_channels", 4, limits.CHANNELS),
         widths=widths,
-        layers_per_block=_number(path, raw, "layers_per_block", 1),
-        groups=_number(path, raw, "norm_num_groups", 32),
-        scaling=_real(path, raw, "scaling_factor", 0.18215),
+        layers_per_block=_number(path, raw, "layers_per_block", 1, limits.LAYERS_PER_BLOCK),
+        groups=_number(path, raw, "norm_num_groups", 32, limits.WIDTH),
+        scaling=_real(path, raw, "scaling_factor", 0.18215, limits.SCALINGS),
     )
-    if _number(path, raw, "out_channels", 3) != config.in_channels:
+    if _number(path, raw, "out_channels", 3, limits.CHANNELS) != config.in_channels:
         raise InputError(f"{path}: in_channels and out_channels differ: not Stable Diffusion 1.x")
     _refuse_indivisible(path, widths, config.groups, "norm_num_groups")
     return config
@@ -176,11 +164,11 @@ def text_config(path: Path) -> TextConfig:
     raw = read_json(path)
     _check(path, {key: raw[key] for key in TEXT_FIXED if key in raw}, TEXT_FIXED, frozenset())
     config = TextConfig(
-        width=_number(path, raw, "hidden_size", 512),
-        mlp_width=_number(path, raw, "intermediate_size", 2048),
-        layers=_number(path, raw, "num_hidden_layers", 12),
-        heads=_number(path, raw, "num_attention_heads", 8),
-        eps=_real(path, raw, "layer_norm_eps", 1e-5),
+        width=_number(path, raw, "hidden_size", 512, limits.WIDTH),
+        mlp_width=_number(path, raw, "intermediate_size", 2048, limits.MLP_WIDTH),
+        layers=_number(path, raw, "num_hidden_layers", 12, limits.TEXT_LAYERS),
+        heads=_number(path, raw, "num_attention_heads", 8, limits.WIDTH),
+        eps=_real(path, raw, "layer_norm_eps", 1e-5, (0.0, limits.LARGEST_EPS)),
     )
     _refuse_indivisible(path, (config.width,), config.heads, "num_attention_heads")
     return config
@@ -193,21 +181,29 @@ def check_scheduler(path: Path) -> None:
     if prediction == "v_prediction":
         raise refusal(path, V_PREDICTION)
     if prediction != "epsilon":
-        raise InputError(f"{path}: prediction_type {prediction!r} is not supported: only 'epsilon' is")
+        raise InputError(f"{path}: prediction_type {shown(prediction)} is not supported: only 'epsilon' is")
     for key, allowed in SCHEDULER_FIXED.items():
-        if key in raw and raw[key] not in allowed:
-            raise InputError(f"{path}: {key} is {raw[key]!r}; the schedule of Stable Diffusion 1.x has {allowed[0]!r}")
+        if key in raw and not _is_among(raw[key], allowed):
+            raise InputError(
+                f"{path}: {key} is {shown(raw[key])}; the schedule of Stable Diffusion 1.x has {allowed[0]!r}"
+            )
 
 
 def _check(path: Path, raw: Raw, fixed: Mapping[str, tuple[Any, ...]], known: frozenset[str]) -> None:
     for key, value in raw.items():
         if key in fixed:
-            if value not in fixed[key]:
+            if not _is_among(value, fixed[key]):
                 raise InputError(
-                    f"{path}: {key} {value!r} is not supported: Stable Diffusion 1.x has {fixed[key][0]!r}"
+                    f"{path}: {key} {shown(value)} is not supported: Stable Diffusion 1.x has {fixed[key][0]!r}"
                 )
         elif key not in known and not key.startswith("_") and not _is_off(value):
-            raise InputError(f"{path}: {key} {value!r} is not supported: Stable Diffusion 1.x does not have it")
+            named = f"{shown_name(key)} {shown(value)}"
+            raise InputError(f"{path}: {named} is not supported: Stable Diffusion 1.x does not have it")
+
+
+def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
+    """Whether ``value`` is one of ``allowed``, where true is not 1 nor false 0."""
+    return any(isinstance(value, bool) == isinstance(item, bool) and value == item for item in allowed)
 
 
 def _is_off(value: Any) -> bool:
@@ -218,34 +214,40 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _number(path: Path, raw: Raw, key: str, default: int) -> int:
+def _number(path: Path, raw: Raw, key: str, default: int, largest: int) -> int:
     value = raw.get(key, default)
-    if isinstance(value, list) and value and all(item == value[0] for item in value):
+    if isinstance(value, list) and value and all(map(_is_number, value)) and len(set(value)) == 1:
         value = value[0]
     if not _is_number(value):
-        raise InputError(f"{path}: {key} {value!r} is not supported: one whole number for all levels is needed")
+        raise InputError(f"{path}: {key} {shown(value)} is not supported: one whole number for all levels is needed")
     number: int = value
+    limits.refuse_beyond(path, key, number, largest)
     return number
 
 
-def _real(path: Path, raw: Raw, key: str, default: float) -> float:
+def _real(path: Path, raw: Raw, key: str, default: float, bounds: tuple[float, float]) -> float:
     value = raw.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"{path}: {key} {value!r} is not a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InputError(f"{path}: {key} {shown(value)} is not a positive number")
+    if not bounds[0] <= value <= bounds[1]:
+        raise InputError(f"{path}: {key} {shown(value)} is not supported: it must be from {bounds[0]} to {bounds[1]}")
     return float(value)
 
 
 def _widths(path: Path, raw: Raw, default: tuple[int, ...]) -> tuple[int, ...]:
     value = raw.get("block_out_channels", default)
-    if not isinstance(value, list | tuple) or not value or not all(_is_number(width) for width in value):
-        raise InputError(f"{path}: block_out_channels {value!r} is not a list of whole numbers")
+    if not isinstance(value, list | tuple) or not value or not all(map(_is_number, value)):
+        raise InputError(f"{path}: block_out_channels {shown(value)} is not a list of whole numbers")
+    limits.refuse_beyond(path, "number of block_out_channels", len(value), limits.LEVELS)
+    for width in value:
+        limits.refuse_beyond(path, "width in block_out_channels", width, limits.WIDTH)
     return tuple(value)
 
 
 def _types(path: Path, raw: Raw, key: str, default: tuple[str, ...], widths: tuple[int, ...]) -> tuple[str, ...]:
     value = raw.get(key, default)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{path}: {key} {value!r} is not a list of names")
+        raise InputError(f"{path}: {key} {shown(value)} is not a list of names")
     if len(value) != len(widths):
         raise InputError(f"{path}: {key} has {len(value)} entries but block_out_channels {len(widths)}")
     return tuple(value)
@@ -253,7 +255,7 @@ def _types(path: Path, raw: Raw, key: str, default: tuple[str, ...], widths: tup
 
 def _has_attention(path: Path, name: str, plain: str) -> bool:
     if name not in (plain, f"CrossAttn{plain}"):
-        raise InputError(f"{path}: block type {name!r} is not supported: Stable Diffusion 1.x has {plain!r}")
+        raise InputError(f"{path}: block type {shown(name)} is not supported: Stable Diffusion 1.x has {plain!r}")
     return name != plain
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model.errors import InputError
+from model.files import exists, is_folder, names_in, read_small
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+_CACHED = "models--"  # how the names of cached models' folders begin
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def is_hub_id(source: str) -> bool:
@@ -26,21 +30,31 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
         choose: picks from the names of all files of the model those that are needed.
 
     Raises:
-        InputError: there is no such model, or it is neither reachable nor cached.
+        InputError: there is no such model, it is neither reachable nor cached, or the cache cannot be written.
     """
-    # Imported here: importing this module must not cost the start of a network client. HTTPError is the base of
-    # what the client raises for a lost connection; which client that is changes with the version.
+    # Imported here: importing this module must not cost the start of a network client.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    from huggingface_hub.errors import (
         GatedRepoError,
-        HTTPError,
+        HFValidationError,
         RepositoryNotFoundError,
     )
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        form = "owner/name of ASCII letters, digits, single dots, hyphens and underscores inside"
+        raise InputError(f"{repo}: no such file or folder, and no hub id ({form}): check the path") from error
     try:
         names = HfApi().list_repo_files(repo)
         return Path(snapshot_download(repo, allow_patterns=choose(names)))
-    except (OSError, HTTPError) as error:
+    except Exception as error:  # whatever a network client meets: no connection, a proxy's own page, an odd address
+        if isinstance(error, OSError) and error.errno in _DISK:
+            fix = "free some space, or set HF_HOME to a folder on another disk"
+            raise InputError(
+                f"{repo}: cannot be written to the Hugging Face cache ({error.strerror}): {fix}"
+            ) from error
         cached = _cached(repo)
         if cached is not None:
             return cached
@@ -53,6 +67,42 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
         fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
         reason = f"the hub cannot be reached ({type(error).__name__})"
         raise InputError(f"{repo}: not in the local Hugging Face cache, and {reason}: {fix}") from error
+
+
+def cache_advice(folder: Path, inside: Sequence[str]) -> str | None:
+    """What to give instead of ``folder``, which holds ``inside``, if it is a part of a Hugging Face cache.
+
+    That is a model's folder ``models--owner--name``, its folder ``snapshots``, or the folder of all models.
+    Otherwise None.
+    """
+    storage = folder.parent if folder.name == "snapshots" and "snapshots" not in inside else folder
+    if folder.name.startswith(_CACHED) or "snapshots" in inside or storage != folder:
+        return _snapshot_advice(folder, storage / "snapshots")
+    models = [name for name in inside if name.startswith(_CACHED)]
+    if models:
+        repo = _repo(models[0])
+        return f"{folder}: a folder of the Hugging Face cache with {len(models)} models: give an id, such as {repo}"
+    return None
+
+
+def _snapshot_advice(folder: Path, snapshots: Path) -> str:
+    what = "a folder of the Hugging Face cache, not a model's own"
+    found = [name for name in names_in(snapshots) if is_folder(snapshots / name)] if is_folder(snapshots) else []
+    if not found:
+        storage = snapshots.absolute().parent.name
+        again = f"`hf download {_repo(storage)}`" if storage.startswith(_CACHED) else "`hf download owner/name`"
+        return f"{folder}: {what}, and without a snapshot: download the model again with {again}"
+    head = snapshots.parent / "refs" / "main"
+    main = read_small(head).strip() if exists(head) else ""
+    if len(found) == 1:
+        return f"{folder}: {what}: give its snapshot {snapshots / found[0]}"
+    named = main if main in found else found[0]
+    return f"{folder}: {what}: give one of its {len(found)} snapshots, such as {snapshots / named}"
+
+
+def _repo(storage: str) -> str:
+    """``models--owner--name`` as owner/name."""
+    return storage.removeprefix(_CACHED).replace("--", "/", 1)
 
 
 def _cached(repo: str) -> Path | None:

@@ -48,6 +48,20 @@ VAE_RESNET = {
     "nin_shortcut": "conv_shortcut",
 }
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+# Single files that were made of diffusers' files carry these, its present and its old names, inside ``mid.attn_1``:
+# the published conversion scripts rename one of the two and pass the other through.
+VAE_ORIGINAL_ATTENTION_ALSO = {
+    "to_q": "to_q",
+    "to_k": "to_k",
+    "to_v": "to_v",
+    "to_out.0": "to_out.0",
+    "to_out": "to_out.0",
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+    "group_norm": "group_norm",
+}
 VAE_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 TEXT_IGNORED = frozenset({"embeddings.position_ids", "text_model.embeddings.position_ids"})
@@ -79,8 +93,14 @@ SINGLE_FILE_IGNORED = frozenset(
         "ddim_alphas",
         "ddim_alphas_prev",
         "ddim_sqrt_one_minus_alphas",
+        "denoiser.sigmas",
     }
 )
+
+# What training leaves behind beside the networks: the autoencoder's discriminator and perceptual loss, its moving
+# average (of which no published model says that it is the better one), and textual inversion's words with, at times,
+# a second copy of the text encoder.
+SINGLE_FILE_CLUTTER = ("first_stage_model.loss.", "first_stage_model.model_ema.", "embedding_manager.")
 
 
 def unet_original(config: UNetConfig, parameters: Iterable[str]) -> dict[str, str]:
@@ -109,7 +129,7 @@ def unet_original(config: UNetConfig, parameters: Iterable[str]) -> dict[str, st
 
 
 def vae_original(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]:
-    """``parameters`` of a `model.vae.VAE` by their original names, without prefix."""
+    """``parameters`` of a `model.vae.VAE` by their original names, without prefix; one name for each."""
     modules = dict(VAE_OUTER)
     levels = len(config.widths)
     for side in ("encoder", "decoder"):
@@ -129,6 +149,19 @@ def vae_original(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]
         modules[f"encoder.down.{level}.downsample.conv"] = f"encoder.down_blocks.{level}.downsamplers.0.conv"
         modules[f"decoder.up.{level}.upsample.conv"] = f"decoder.up_blocks.{up}.upsamplers.0.conv"
     return _expand(modules, parameters)
+
+
+def vae_single_file(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]:
+    """``parameters`` of a `model.vae.VAE` by every name that they have in single files, without prefix."""
+    names = vae_original(config, parameters)
+    for name in list(names.values()):
+        side, middle, rest = name.partition(".mid_block.attentions.0.")
+        if middle:
+            module, _, kind = rest.rpartition(".")
+            for theirs, ours in VAE_ORIGINAL_ATTENTION_ALSO.items():
+                if ours == module:
+                    names[f"{side}.mid.attn_1.{theirs}.{kind}"] = name
+    return names
 
 
 def vae_folder(parameters: Iterable[str]) -> dict[str, str]:

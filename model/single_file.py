@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model import limits
 from model.assemble import Parts, build_empty, match, refuse_unknown
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.errors import InputError
+from model.files import shown
 from model.keys import (
     EMA_PREFIX,
+    SINGLE_FILE_CLUTTER,
     SINGLE_FILE_IGNORED,
     TEXT_PREFIX,
     UNET_PREFIX,
@@ -17,7 +20,7 @@ from model.keys import (
     ema_name,
     text_folder,
     unet_original,
-    vae_original,
+    vae_single_file,
 )
 from model.refusals import refuse_other_tensors, refuse_other_unet
 from model.tensors import Table, read_table
@@ -35,20 +38,21 @@ def read_single_file(path: Path, *, ema: bool) -> Parts:
         InputError: the file is not a complete Stable Diffusion 1.x model in safetensors, or has no moving average
             though ``ema`` asks for it.
     """
-    table = read_table(path)
+    table = _without_clutter(read_table(path))
     refuse_other_tensors(table)
     for what, prefix in PARTS.items():
         if not any(key.startswith(prefix) for key in table.entries):
             raise InputError(f"{path}: holds no {what} (no tensor named {prefix}…): give a full checkpoint")
     shapes = Shapes(table)
     config = shapes.config()
+    limits.refuse_mismatch(path, config)
     unet = build_empty(lambda: UNet(config.unet))
     vae = build_empty(lambda: VAE(config.vae))
     text = build_empty(lambda: TextEncoder(config.text))
     originals = unet_original(config.unet, unet.state_dict())
     plain = {UNET_PREFIX + original: name for original, name in originals.items()}
     averaged = {ema_name(original): name for original, name in originals.items()}
-    vae_names = {VAE_PREFIX + key: name for key, name in vae_original(config.vae, vae.state_dict()).items()}
+    vae_names = {VAE_PREFIX + key: name for key, name in vae_single_file(config.vae, vae.state_dict()).items()}
     text_names = {TEXT_PREFIX + key: name for key, name in text_folder(text.state_dict()).items()}
     if ema and not any(key in averaged for key in table.entries):
         why = "a file named emaonly holds it as its plain weights"
@@ -63,6 +67,11 @@ def read_single_file(path: Path, *, ema: bool) -> Parts:
         match(table, "VAE", vae, vae_names),
         match(table, "text encoder", text, text_names),
     )
+
+
+def _without_clutter(table: Table) -> Table:
+    kept = {key: entry for key, entry in table.entries.items() if not key.startswith(SINGLE_FILE_CLUTTER)}
+    return Table(table.where, kept, table.metadata)
 
 
 class Shapes:
@@ -89,6 +98,7 @@ class Shapes:
         }
         context_width = max(contexts, default=SD15.unet.context_width)
         refuse_other_unet(self._where, in_channels, context_width)
+        limits.refuse_beyond(self._where, "width of the UNet's context", context_width, limits.WIDTH)
         if width == SD15.unet.widths[0]:
             return SD15.unet
         widths: list[int] = []
@@ -105,10 +115,11 @@ class Shapes:
             attention.append(f"{UNET_PREFIX}input_blocks.{first}.1.proj_in.weight" in self._shapes)
             more = f"{UNET_PREFIX}input_blocks.{block}.0.op.weight" in self._shapes
             block += 1
-        self._refuse_indivisible(widths, SD15.unet.groups)
+        out_channels = self._shape(UNET_PREFIX + "out.2.weight", 4)[0]
+        self._check("UNet", widths, layers, (in_channels, out_channels), SD15.unet.groups)
         return UNetConfig(
             in_channels=in_channels,
-            out_channels=self._shape(UNET_PREFIX + "out.2.weight", 4)[0],
+            out_channels=out_channels,
             widths=tuple(widths),
             attention=tuple(attention),
             layers_per_block=layers,
@@ -127,19 +138,22 @@ class Shapes:
             layers += 1
         if layers == 0:
             raise InputError(f"{self._where}: encoder.down.0 of the VAE is missing: the file is incomplete")
-        self._refuse_indivisible(widths, SD15.vae.groups)
+        latent_channels = self._shape(VAE_PREFIX + "post_quant_conv.weight", 4)[0]
+        self._check("VAE", widths, layers, (in_channels, latent_channels), SD15.vae.groups)
         return VAEConfig(
             in_channels=in_channels,
-            latent_channels=self._shape(VAE_PREFIX + "post_quant_conv.weight", 4)[0],
+            latent_channels=latent_channels,
             widths=tuple(widths),
             layers_per_block=layers,
         )
 
     def _text(self) -> TextConfig:
-        prefix = TEXT_PREFIX
-        if any(key.startswith(f"{TEXT_PREFIX}text_model.") for key in self._shapes):
-            prefix += "text_model."
-        width = self._shape(prefix + "final_layer_norm.weight", 1)[0]
+        # Files without text_model. in their names may still hold one key with it, position_ids.
+        last = "final_layer_norm.weight"
+        prefix = f"{TEXT_PREFIX}text_model."
+        if prefix + last not in self._shapes and TEXT_PREFIX + last in self._shapes:
+            prefix = TEXT_PREFIX
+        width = self._shape(prefix + last, 1)[0]
         if width == SD15.text.width:
             return SD15.text
         layers = 0
@@ -148,6 +162,9 @@ class Shapes:
         if layers == 0 or width % HEAD_WIDTH:
             raise InputError(f"{self._where}: its text encoder is not a CLIP text encoder: give a full checkpoint")
         mlp_width = self._shape(f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0]
+        limits.refuse_beyond(self._where, "width of the text encoder", width, limits.WIDTH)
+        limits.refuse_beyond(self._where, "width of the text encoder's MLP", mlp_width, limits.MLP_WIDTH)
+        limits.refuse_beyond(self._where, "number of the text encoder's layers", layers, limits.TEXT_LAYERS)
         return TextConfig(width=width, mlp_width=mlp_width, layers=layers, heads=width // HEAD_WIDTH)
 
     def _shape(self, key: str, dimensions: int) -> tuple[int, ...]:
@@ -155,10 +172,15 @@ class Shapes:
         if shape is None:
             raise InputError(f"{self._where}: {key} is missing: the file is incomplete, download it again")
         if len(shape) != dimensions:
-            raise InputError(f"{self._where}: {key} has shape {list(shape)}, not {dimensions} dimensions")
+            raise InputError(f"{self._where}: {key} has shape {shown(list(shape))}, not {dimensions} dimensions")
         return shape
 
-    def _refuse_indivisible(self, widths: list[int], groups: int) -> None:
+    def _check(self, what: str, widths: list[int], layers: int, channels: tuple[int, int], groups: int) -> None:
+        limits.refuse_beyond(self._where, f"number of the {what}'s levels", len(widths), limits.LEVELS)
+        limits.refuse_beyond(self._where, f"number of the {what}'s layers a level", layers, limits.LAYERS_PER_BLOCK)
+        for count in channels:
+            limits.refuse_beyond(self._where, f"number of the {what}'s channels", count, limits.CHANNELS)
         for width in widths:
+            limits.refuse_beyond(self._where, f"width of the {what}", width, limits.WIDTH)
             if width % groups:
                 raise InputError(f"{self._where}: a width of {width} is not a multiple of {groups} groups")

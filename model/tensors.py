@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import InputError
+from model.files import SMALL, read_start, shown_name
 
 PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -56,29 +57,74 @@ def read_table(path: Path) -> Table:
                 tensor = file.get_slice(key)
                 entries[key] = Entry(path, key, tuple(tensor.get_shape()), tensor.get_dtype())
             return Table(path, entries, dict(file.metadata() or {}))
-    except SafetensorError as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: damaged or cut short ({detail}): download it again") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def read_tensors(
     wanted: Iterable[tuple[str, Entry]], *, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Copy tensors out of their files, each in ``dtype`` on ``device``, under the names given with them."""
+    """Copy tensors out of their files, each in ``dtype`` on ``device``, under the names given with them.
+
+    Raises:
+        InputError: a file cannot be read any more, was changed since it was listed, or holds a value that is NaN,
+            infinite or too large for ``dtype``.
+    """
     by_file: dict[Path, list[tuple[str, Entry]]] = {}
     for name, entry in wanted:
         by_file.setdefault(entry.path, []).append((name, entry))
     for path, items in by_file.items():
-        budget = path.stat().st_size // _PAGES
-        with ExitStack() as opened:
-            file, mapped = None, 0
-            for name, entry in items:
-                size = math.prod(entry.shape) * FLOAT_BYTES[entry.dtype]
-                if file is None or mapped + size > budget:
-                    opened.close()
-                    file, mapped = opened.enter_context(safe_open(path, framework="pt")), 0
-                mapped += size
-                yield name, file.get_tensor(entry.key).to(device=device, dtype=dtype, copy=True)
+        try:
+            yield from _read_file(path, items, dtype=dtype, device=device)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def _read_file(
+    path: Path, items: Iterable[tuple[str, Entry]], *, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    budget = path.stat().st_size // _PAGES
+    with ExitStack() as opened:
+        file, mapped = None, 0
+        for name, entry in items:
+            size = math.prod(entry.shape) * FLOAT_BYTES[entry.dtype]
+            if file is None or mapped + size > budget:
+                opened.close()
+                file, mapped = opened.enter_context(safe_open(path, framework="pt")), 0
+            mapped += size
+            stored = file.get_tensor(entry.key)
+            if tuple(stored.shape) != entry.shape or not stored.is_floating_point():
+                raise InputError(f"{path}: was changed while it was read: try again")
+            value = stored.to(device=device, dtype=dtype, copy=True)
+            if not _is_finite(value):
+                raise _not_finite(entry, stored, dtype)
+            yield name, value
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether no value is NaN or infinite: one pass without a copy, unlike ``isfinite().all()``."""
+    if value.numel() == 0:
+        return True
+    least, greatest = value.aminmax()  # NaN if any value is
+    return bool(torch.stack((least, greatest)).isfinite().all())
+
+
+def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> InputError:
+    if not _is_finite(stored):
+        fix = "the weights are damaged, download them again or take others"
+        return InputError(f"{entry.path}: {shown_name(entry.key)} holds NaN or infinity: {fix}")
+    largest = max(abs(float(end)) for end in stored.aminmax())
+    kind = str(dtype).removeprefix("torch.")
+    narrow = dtype == torch.float16 and largest < torch.finfo(torch.bfloat16).max
+    fix = "take --dtype bf16 or fp32" if narrow else "no type that the networks run in can, take other weights"
+    return InputError(f"{entry.path}: {shown_name(entry.key)} holds {largest:.4g}, too large for {kind}: {fix}")
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"{path}: cannot be read ({error.strerror}): check its permissions and the disk")
+    detail = shown_name(" ".join(str(error).split()))
+    return InputError(f"{path}: damaged or cut short ({detail}): download it again")
 
 
 def refuse_pickle(path: Path) -> None:
@@ -91,13 +137,7 @@ def refuse_pickle(path: Path) -> None:
 
 def _refuse_other_formats(path: Path) -> None:
     refuse_pickle(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+    head = read_start(path, 64)
     if not head:
         raise InputError(f"{path}: the file is empty: download it again")
     if head.startswith(b"version https://git-lfs"):
@@ -111,3 +151,6 @@ def _refuse_other_formats(path: Path) -> None:
             f"{path}: a pickle with another name, which can run any code when it is read: "
             "give the model's .safetensors file instead"
         )
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header > SMALL:
+        raise InputError(f"{path}: damaged (a header of {header} bytes): download it again")

@@ -12,6 +12,7 @@ from model.assemble import fill
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.errors import InputError
+from model.files import exists, is_file, is_folder
 from model.folder import needed_files, read_folder
 from model.hub import fetch, is_hub_id
 from model.maps import pack_convolutions
@@ -68,18 +69,21 @@ def load(
             the variants plain, ``fp16`` and ``non_ema`` that a folder has.
 
     Raises:
-        InputError: the source is missing, damaged, incomplete, a pickle, or another kind of model.
+        InputError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight that
+            is NaN, infinite or too large for ``dtype``.
         ValueError: ``dtype`` is not one of those above.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(str(known) for known in DTYPES)}, not {dtype}")
     tokenizer = Tokenizer()
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = _path(source)
+    if is_file(path):
         name, parts = path.stem, read_single_file(path, ema=ema)
-    elif path.is_dir():
-        name, parts = path.resolve().name, read_folder(path, tokenizer, ema=ema)
-    elif not path.exists() and is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
+    elif is_folder(path):
+        name, parts = _own_name(path), read_folder(path, tokenizer, ema=ema)
+    elif exists(path):
+        raise InputError(f"{source}: neither a file nor a folder: give a model's folder or .safetensors file")
+    elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
         name = str(source)
         parts = read_folder(fetch(name, partial(needed_files, ema=ema)), tokenizer, ema=ema)
     else:
@@ -91,6 +95,23 @@ def load(
     if target.type == "cuda":
         lay_out_for_gpu(parts.unet, parts.vae)
     return StableDiffusion(parts.unet, parts.vae, parts.text_encoder, tokenizer, parts.config, name)
+
+
+def _path(source: str | Path) -> Path:
+    if str(source) == "":
+        raise InputError("'': the path of the model is empty: give its folder, its .safetensors file or its hub id")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{source}: there is no such user's home folder: write the path in full") from error
+
+
+def _own_name(folder: Path) -> str:
+    """The name of a folder that may be given as a link or ``.``."""
+    try:
+        return folder.resolve().name
+    except (OSError, RuntimeError):  # the folder that the program runs in may be gone
+        return folder.name
 
 
 def lay_out_for_gpu(unet: UNet, vae: VAE) -> None:
