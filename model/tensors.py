@@ -103,10 +103,7 @@ def _read_file(
 
 def _is_finite(value: Tensor) -> bool:
     """Whether no value is NaN or infinite: one pass without a copy, unlike ``isfinite().all()``."""
-    if value.numel() == 0:
-        return True
-    least, greatest = value.aminmax()  # NaN if any value is
-    return bool(torch.stack((least, greatest)).isfinite().all())
+    return all(math.isfinite(float(end)) for end in value.aminmax())  # both ends are NaN if any value is
 
 
 def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> InputError:
