@@ -12,7 +12,7 @@ from model.assemble import fill
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.errors import InputError
-from model.files import exists, is_file, is_folder
+from model.files import exists, is_file, is_folder, shown_name
 from model.folder import needed_files, read_folder
 from model.hub import fetch, is_hub_id
 from model.maps import pack_convolutions
@@ -76,18 +76,18 @@ def load(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(str(known) for known in DTYPES)}, not {dtype}")
     tokenizer = Tokenizer()
-    path = _path(source)
+    path, given = _path(source), shown_name(str(source))
     if is_file(path):
         name, parts = path.stem, read_single_file(path, ema=ema)
     elif is_folder(path):
         name, parts = _own_name(path), read_folder(path, tokenizer, ema=ema)
     elif exists(path):
-        raise InputError(f"{source}: neither a file nor a folder: give a model's folder or .safetensors file")
+        raise InputError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
     elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
         name = str(source)
         parts = read_folder(fetch(name, partial(needed_files, ema=ema)), tokenizer, ema=ema)
     else:
-        raise InputError(f"{source}: no such file or folder, and no hub id of the form owner/name: check the path")
+        raise InputError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
     target = torch.device(device)
     fill(parts.unet, parts.unet_entries, dtype=dtype, device=target)
     fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
@@ -102,8 +102,9 @@ def _path(source: str | Path) -> Path:
         raise InputError("'': the path of the model is empty: give its folder, its .safetensors file or its hub id")
     try:
         return Path(source).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{source}: there is no such user's home folder: write the path in full") from error
+    except (RuntimeError, ValueError) as error:
+        given = shown_name(str(source))
+        raise InputError(f"{given}: there is no such user's home folder: write the path in full") from error
 
 
 def _own_name(folder: Path) -> str:
