@@ -1,9 +1,9 @@
 """``impl="torch"``: attention in blocks of queries, with no map of all queries against all keys.
 
-A block of scores stays in the cache from the first product to the last. The contrast costs two passes over it:
-with ``a = (1 - 1/β)/Nk`` the contrasted probability is ``β·clip(p - a, 0, 1/β)``, and the factor β is left to the
-small product with v. (Taking a out of the product too, as ``clip(p, a, a + 1/β) v - a·Σ v``, saves a pass but cancels:
-it more than doubles the error.)
+A block of scores stays in the cache from the first product to the last. The contrast costs two passes over it: one
+interpolates from 1/Nk through p, the other clips. What is left of p - 1/Nk is multiplied, never a difference of terms
+of the size of β: a row whose probabilities are all 1/Nk, and the one probability of a single key, stay as they are at
+every contrast. (``β·clip(p - (1 - 1/β)/Nk, 0, 1/β)`` costs as much and rounds each p by β·2⁻²⁴ of 1/Nk.)
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ def _block(heads: int, queries: int, keys: int, itemsize: int, device: torch.dev
     return max(1, min(heads, budget // (rows * keys * itemsize))), rows
 
 
+def _contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
+    """Probabilities p [..., Nk], in place: contrast·(p - mean) + mean, clipped. ``mean`` is 1/Nk, without dimensions."""
+    torch.lerp(mean, p, contrast, out=p).clamp_(0, 1)
+
+
 @torch.no_grad()
 def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
@@ -104,7 +109,7 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
     keys = k.shape[1]
     dtype = accumulator(q.dtype)
     block_heads, rows = _block(heads, queries, keys, dtype.itemsize, q.device)
-    low = (1 - 1 / contrast) / keys
+    mean = torch.tensor(1 / keys, dtype=dtype, device=q.device)
     scores_memory = q.new_empty(block_heads * rows * keys, dtype=dtype)
     probabilities_memory = torch.empty_like(scores_memory)
     for first in range(0, heads, block_heads):
@@ -119,9 +124,8 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
             probabilities = probabilities_memory[: math.prod(extent)].view(extent)
             torch.bmm(block, key_columns, out=scores)
             torch.softmax(scores, -1, out=probabilities)
-            probabilities.sub_(low).clamp_(0, 1 / contrast)
-            product = torch.bmm(probabilities, values).mul_(contrast)  # [h, rows, D]
-            out[part, row : row + rows] = product.to(out.dtype)
+            _contrast(probabilities, mean, contrast)
+            out[part, row : row + rows] = torch.bmm(probabilities, values).to(out.dtype)  # [h, rows, D]
 
 
 def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
@@ -131,7 +135,7 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
     dtype = accumulator(q.dtype)
     _, rows = _block(1, queries, keys, dtype.itemsize, q.device)
     rows = min(rows, _MOST_CPU_ROWS)
-    low = (1 - 1 / contrast) / keys
+    mean = torch.tensor(1 / keys, dtype=dtype)
     memory = q.new_empty(rows, keys, dtype=dtype)
     for head in range(heads):
         scaled = q[head].to(dtype) / math.sqrt(width)  # [Nq, D]
@@ -141,6 +145,5 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
             scores = product(scaled[row : row + rows], there)  # [rows, Nk]
             probabilities = torch.softmax(scores, -1, out=memory[: len(scores)])
             if contrast != 1:
-                probabilities.sub_(low).clamp_(0, 1 / contrast)
-            part = product(probabilities.to(v.dtype), values)  # [rows, D]
-            out[head, row : row + rows] = part if contrast == 1 else part.mul_(contrast)
+                _contrast(probabilities, mean, contrast)
+            out[head, row : row + rows] = product(probabilities.to(v.dtype), values)  # [rows, D]
