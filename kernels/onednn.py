@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PART = 256  # terms of one sum in `sum_of_parts`
+
 Activation = Literal["none", "gelu"]
 
 
@@ -39,6 +41,31 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: A
         return F.gelu(out) if activation == "gelu" else out
     algorithm = "none" if activation == "gelu" else ""
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, activation, [], algorithm)
+
+
+def pack_parts(weight: Tensor, rows: int) -> Tensor:
+    """weight [N, K] for `sum_of_parts`: its columns in parts of `PART` (zeros after the last), each one a group of a
+    convolution. ``rows`` is how many x will have where it is to be quickest."""
+    count, length = weight.shape
+    parts = -(-length // PART)
+    # A group's outputs in whole vectors of 16: others take longer.
+    padded = weight.new_zeros(parts, -(-count // 16) * 16, PART)
+    for part, columns in enumerate(weight.split(PART, 1)):
+        padded[part, :count, : columns.shape[1]] = columns
+    shape = [1, parts * PART, rows, 1]
+    groups = padded.flatten(0, 1)[:, :, None, None]
+    return torch.ops.mkldnn._reorder_convolution_weight(groups, [0, 0], [1, 1], [1, 1], parts, shape)
+
+
+def sum_of_parts(x: Tensor, packed: Tensor, count: int) -> Tensor:
+    """``x · weightᵀ`` with the sum over K taken in parts of `PART`: x [rows, K] contiguous, K their multiple -> [rows, N].
+
+    One sum over thousands of terms, as `product` takes it, has up to two and a half times the error of MKL's.
+    """
+    parts = x.shape[1] // PART
+    pixels = x.t()[None, :, :, None]  # [1, K, rows, 1], channels last
+    sums = torch.ops.mkldnn._convolution_pointwise(pixels, packed, None, [0, 0], [1, 1], [1, 1], parts, "none", [], "")
+    return sums[0, :, :, 0].t().unflatten(1, (parts, -1)).sum(1)[:, :count]
 
 
 def pack(weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], positions: tuple[int, int]) -> Tensor:

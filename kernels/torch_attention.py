@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.onednn import product, usable
+from kernels.onednn import PART, pack_parts, product, sum_of_parts, usable
 from kernels.torch_statistics import accumulator
 
 # Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
@@ -24,6 +24,8 @@ _LARGEST_BLOCK = 16 * 2**20
 _MOST_CPU_ROWS = 512
 # From so many keys on, blocks are quicker on a CPU than PyTorch's own attention.
 _MANY_KEYS = 1024
+# So many keys oneDNN sums in two halves by itself; parts would cost a twelfth of the whole there and gain little.
+_TWO_SUMS = 1024
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
@@ -137,13 +139,23 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
     rows = min(rows, _MOST_CPU_ROWS)
     mean = torch.tensor(1 / keys, dtype=dtype)
     memory = q.new_empty(rows, keys, dtype=dtype)
+    in_parts = v.dtype == torch.float32 and keys > PART and keys != _TWO_SUMS
+    # Whole parts: what lies past the keys stays 0.
+    whole = memory.new_zeros(rows, -(-keys // PART) * PART) if in_parts and keys % PART else memory
     for head in range(heads):
         scaled = q[head].to(dtype) / math.sqrt(width)  # [Nq, D]
         there = k[head].to(dtype).contiguous()  # [Nk, D]
-        values = v[head].t().contiguous()  # [D, Nk]
+        values = v[head].t()  # [D, Nk]
+        values = pack_parts(values, rows) if in_parts else values.contiguous()
         for row in range(0, queries, rows):
             scores = product(scaled[row : row + rows], there)  # [rows, Nk]
-            probabilities = torch.softmax(scores, -1, out=memory[: len(scores)])
+            p = torch.softmax(scores, -1, out=memory[: len(scores)])
             if contrast != 1:
-                _contrast(probabilities, mean, contrast)
-            out[head, row : row + rows] = product(probabilities.to(v.dtype), values)  # [rows, D]
+                _contrast(p, mean, contrast)
+            if in_parts:
+                if whole is not memory:
+                    whole[: len(p), :keys] = p
+                part = sum_of_parts(whole[: len(p)], values, width)
+            else:
+                part = product(p.to(v.dtype), values)
+            out[head, row : row + rows] = part  # [rows, D]

@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import cross_image_attention
-from kernels.onednn import Activation, convolve, has_bfloat16, pack, product, usable
+from kernels.onednn import (
+    PART,
+    Activation,
+    convolve,
+    has_bfloat16,
+    pack,
+    pack_parts,
+    product,
+    sum_of_parts,
+    usable,
+)
 from kernels.torch_attention import _MANY_KEYS
 from tests.tolerances import assert_as_accurate
 
@@ -55,6 +65,15 @@ def test_product_is_as_accurate_as_plain_pytorch(
     magnitude = F.linear(x.double().abs(), weight.double().abs(), None if bias is None else bias.double().abs())
     out = product(x, weight, bias, activation)
     assert_as_accurate(out, by_pytorch(x, weight, bias), exact, per=(0,), magnitude=magnitude)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(7, 40), (200, 8), (200, 80)])
+@pytest.mark.parametrize("terms", [PART, PART + 44, 5 * PART, 9 * PART])
+def test_sums_in_parts_are_as_accurate_as_plain_pytorch(terms: int, rows: int, width: int) -> None:
+    x, weight = drawn(1, rows, terms).softmax(-1), drawn(2, terms, width).t()
+    whole = torch.nn.functional.pad(x, (0, -terms % PART))
+    out = sum_of_parts(whole, pack_parts(weight, rows), width)
+    assert_as_accurate(out, x @ weight.t(), x.double() @ weight.t().double())
 
 
 def test_what_onednn_does_not_take_is_left_to_pytorch() -> None:
