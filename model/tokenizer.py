@@ -10,8 +10,8 @@ from __future__ import annotations
 import gzip
 import unicodedata
 from collections.abc import Sequence
-from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import regex
 import torch
@@ -42,7 +42,7 @@ def byte_symbols() -> dict[int, str]:
 
 def read_merges() -> list[tuple[str, str]]:
     """The merges of the published table, the most frequent first."""
-    packed = (files("model") / "data" / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    packed = (Path(__file__).parent / "data" / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").splitlines()[1:]
     pairs = (line.split(" ") for line in lines)
     return [(left, right) for left, right in pairs]
