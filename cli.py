@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,16 @@ from jobs.options import METHOD_OPTIONS, read_method_options
 from jobs.report import Reporter
 from model.errors import InputError
 
-HERE = Path(os.path.relpath(Path(__file__).resolve().parent))
+
+def _here() -> Path:
+    """The program's folder: short in a clone that is the current folder, and good anywhere else too."""
+    folder = Path(__file__).resolve().parent
+    with contextlib.suppress(OSError):
+        return Path() if Path.cwd() == folder else folder
+    return folder
+
+
+HERE = _here()
 DEMO_WEIGHTS = HERE / "demo" / "weights"
 SMALL = HERE / "examples" / "small"
 PROMPT = "an immunohistochemistry image of epithelium and stroma"
@@ -34,9 +43,19 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
+def program_name() -> str:
+    """What starts the program, as the user did: for help, and for the commands that `show` prints."""
+    started = Path(sys.argv[0])
+    if started.parts[-2:] == ("stainloom", "__main__.py"):
+        return "python -m stainloom"
+    if started.stem == "stainloom" or __name__ == "stainloom.cli":
+        return "stainloom"
+    return f"python {shlex.quote(str(HERE / 'cli.py'))}"
+
+
 def build_parser() -> Parser:
     """The parser of all commands."""
-    parser = Parser(prog="cli.py", description=INTRODUCTION, allow_abbrev=False)
+    parser = Parser(prog=program_name(), description=INTRODUCTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"stainloom {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make new images", description=INTRODUCTION, allow_abbrev=False))
@@ -192,7 +211,7 @@ def _show(arguments: argparse.Namespace) -> None:
     from patches.record import changed_inputs, command_line, read_record
 
     record = read_record(arguments.image)
-    print(command_line(record))
+    print(command_line(record, program_name()))
     for name in changed_inputs(record):
         print(f"note: {name} is missing or has changed since", file=sys.stderr)
 
