@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 
@@ -16,6 +18,7 @@ from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GPU_BATCH, CPU_BATCH = 16, 1
+ASSUMED_FREE = 4 * 2**30
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
 
@@ -65,6 +68,8 @@ def choose_impl(name: str, device: torch.device) -> Implementation:
     """``auto`` is the blockwise PyTorch implementation. Raises InputError for Triton without a GPU."""
     if name not in IMPLS:
         raise InputError(f"--impl {name}: one of {', '.join(IMPLS)}")
+    if name == "triton" and find_spec("triton") is None:
+        raise InputError("--impl triton: needs the package triton, which is not installed; use --impl torch")
     if name == "triton" and device.type != "cuda":
         raise InputError("--impl triton: the Triton kernels need --device cuda; use --impl torch on the CPU")
     return IMPLS[name]
@@ -144,12 +149,20 @@ def wanted_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtyp
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on ``device`` now."""
+    """Memory that is free on ``device`` now.
+
+    A host that does not say (all but Linux) is taken to have half of its memory free, or `ASSUMED_FREE` where not even
+    that is known.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return ASSUMED_FREE
 
 
 def check_memory(

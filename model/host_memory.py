@@ -10,6 +10,9 @@ def give_back() -> None:
 
     The C library keeps what smaller blocks leave for others like them; where it has no way to let go, nothing happens.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        # Another C library than glibc; on Windows none can be had so.
+        return
+    trim(0)
