@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test slow parity fuzz bench gpu demo
+.PHONY: check lint types test package slow parity fuzz bench gpu demo
 
 check: lint types test
 
@@ -14,6 +14,10 @@ types:
 
 test:
 	$(PYTHON) -m pytest
+
+# Installed in fresh environments, from the wheel and editable, beside Hugging Face's package `kernels`. A minute.
+package:
+	$(PYTHON) -m pytest -m package tests/packaging
 
 slow:
 	$(PYTHON) -m pytest -m slow
