@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import Implementation, group_norm
+from kernels.threads import threads_for
 from model.maps import Conv2d, Linear
 
 
@@ -64,12 +65,17 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None, impl: Implementation) -> Tensor:
         """[B, C_in, H, W], with `shift` [B or 1, C_out, 1, 1] if the block knows time -> [B, C_out, H, W]."""
-        h = self.conv1(normalise(self.norm1, x, silu=True, impl=impl))
-        if shift is not None:
-            h = h + shift
-        h = self.conv2(normalise(self.norm2, h, silu=True, impl=impl))
-        shortcut: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return shortcut + h
+        with threads_for(self._operations(x), x):
+            h = self.conv1(normalise(self.norm1, x, silu=True, impl=impl))
+            if shift is not None:
+                h = h + shift
+            h = self.conv2(normalise(self.norm2, h, silu=True, impl=impl))
+            shortcut: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
+            return shortcut + h
+
+    def _operations(self, x: Tensor) -> int:
+        ins, outs = self.conv1.in_channels, self.conv1.out_channels
+        return 2 * 9 * outs * (ins + outs) * x.shape[0] * x.shape[2] * x.shape[3]
 
 
 class Downsample(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kernels import Implementation, adain_features, cross_image_attention, geglu
 from kernels.onednn import product, usable
+from kernels.threads import threads_for
 from kernels.torch_attention import plain
 from model.layers import normalise
 from model.maps import Conv2d, Linear
@@ -211,9 +212,10 @@ class SpatialTransformer(nn.Module):
 
     def enter(self, x: Tensor, impl: Implementation) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] -> tokens [B, N, C] before and after the first norm; the latter are what other images borrow."""
-        grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
-        tokens = rearrange(grid, "b c h w -> b (h w) c")
-        return tokens, self.block.norm1(tokens)
+        with threads_for(self._operations(x), x):
+            grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
+            tokens = rearrange(grid, "b c h w -> b (h w) c")
+            return tokens, self.block.norm1(tokens)
 
     def finish(
         self,
@@ -224,9 +226,16 @@ class SpatialTransformer(nn.Module):
         impl: Implementation,
     ) -> Tensor:
         """The layer's output [B, C, H, W] for its input ``x`` and what `enter` made of it."""
-        tokens = self.block(*entered, text, borrowed, impl)
-        grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
-        return x + self.proj_out(grid)
+        with threads_for(self._operations(x), x):
+            tokens = self.block(*entered, text, borrowed, impl)
+            grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
+            return x + self.proj_out(grid)
+
+    def _operations(self, x: Tensor) -> int:
+        """Of the whole layer: twenty products of C columns for each token, and attention to all N of them."""
+        batch, channels, height, width = x.shape
+        count = height * width
+        return 2 * batch * count * channels * (20 * channels + 2 * count)
 
     def forward(self, x: Tensor, context: Tensor, impl: Implementation = "torch") -> Tensor:
         """[B, C, H, W] with text states [B, 77, W] -> [B, C, H, W]."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from jobs.threads import wait_briefly
+
+wait_briefly()
+
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
