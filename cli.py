@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from jobs import VERSION
-from jobs.options import METHOD_OPTIONS, read_method_options
-from jobs.report import Reporter
+from jobs.options import METHOD_OPTIONS, read_method_options, shortened, whole_number
+from jobs.terminal import Ended, ending_in_order, one_line, print_whatever_the_encoding
+from jobs.threads import wait_briefly
 from model.errors import InputError
+
+TRACEBACK = "STAINLOOM_TRACEBACK"
 
 
 def _here() -> Path:
@@ -78,8 +82,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--classes",
         metavar="NAME=VALUE,…",
-        help="the classes in order, with their values in the masks, such as epithelium=0,stroma=255; needed where the "
-        "values are neither 0..C-1 nor 0 and 255",
+        help="the classes in order, with their values or colours in the masks, such as epithelium=0,stroma=255 or "
+        "epithelium=#e69f00,stroma=#0072b2; needed where the values are neither 0..C-1 nor 0 and 255",
     )
     files.add_argument(
         "--save-latents", type=Path, metavar="FILE.safetensors", help="also keep the last latents, as tensor `latents`"
@@ -144,17 +148,20 @@ def _add_shared(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup)
 
 def _whole(flag: str, text: str) -> int:
     try:
-        return int(text)
+        return whole_number(text)
     except ValueError as error:
-        raise InputError(f"{flag} {text!r}: must be a whole number") from error
+        raise InputError(f"{flag} {shortened(text)}: must be a whole number") from error
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     from jobs import generate
+    from jobs.report import Reporter
 
     given = (arguments.origin, arguments.origin_mask, arguments.target_mask)
     classes = arguments.classes
     if all(path is None for path in given):
+        if classes is not None:
+            raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
         given = (SMALL / "ihc.png", SMALL / "ihc_mask.png", [SMALL / "target_a.png"])
         classes = "epithelium=0,stroma=1"
     if any(path is None for path in given):
@@ -186,11 +193,12 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _sample(arguments: argparse.Namespace) -> None:
     from jobs import sample
+    from jobs.report import Reporter
 
     try:
         guidance = float(arguments.guidance)
     except ValueError as error:
-        raise InputError(f"--guidance {arguments.guidance!r}: must be a number") from error
+        raise InputError(f"--guidance {shortened(arguments.guidance)}: must be a number") from error
     request = sample.Request(
         prompt=arguments.prompt,
         output=arguments.output,
@@ -211,30 +219,69 @@ def _show(arguments: argparse.Namespace) -> None:
     from patches.record import changed_inputs, command_line, read_record
 
     record = read_record(arguments.image)
-    print(command_line(record, program_name()))
+    print(command_line(record, program_name(), encoding=sys.stdout.encoding or "ascii"))
     for name in changed_inputs(record):
-        print(f"note: {name} is missing or has changed since", file=sys.stderr)
+        print(one_line(f"note: {name} is missing or has changed since"), file=sys.stderr)
 
 
 COMMANDS = {"generate": _generate, "sample": _sample, "show": _show}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 2 for bad input, 130 for an interrupt."""
+    """Run one command.
+
+    Returns the exit code: 0, 1 for a fault of the program's own, 2 for bad input, 130 for an interrupt, 128 and its
+    number for another signal that ends it.
+    """
+    print_whatever_the_encoding()
+    wait_briefly()
     try:
-        arguments = build_parser().parse_args(argv)
-        COMMANDS[arguments.command](arguments)
+        with ending_in_order():
+            words = sys.argv[1:] if argv is None else list(argv)
+            _refuse_missing_values(words)
+            arguments = build_parser().parse_args(words)
+            COMMANDS[arguments.command](arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except KeyboardInterrupt:
-        print("interrupted: finished images are kept, nothing is half-written", file=sys.stderr)
-        return 130
+        return _fail("interrupted: finished images are kept, nothing is half-written", 130, start="")
+    except Ended as end:
+        return _fail("ended by a signal: finished images are kept, nothing is half-written", 128 + end.number, start="")
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 1
+    except MemoryError:
+        return _fail(OUT_OF_MEMORY, 2)
+    except Exception as error:
+        if TRACEBACK in os.environ:
+            raise
+        if _is_out_of_memory(error):
+            return _fail(OUT_OF_MEMORY, 2)
+        again = f"set {TRACEBACK}=1 and run it again for a traceback to report"
+        return _fail(f"unforeseen {type(error).__name__}: {shortened(str(error), 300)}; {again}", 1)
     return 0
+
+
+OUT_OF_MEMORY = "out of memory: give smaller patches, a smaller --batch-size, --keep 0, or --dtype bf16"
+
+
+def _fail(message: str, code: int, start: str = "error: ") -> int:
+    with contextlib.suppress(OSError):
+        print(start + one_line(message), file=sys.stderr)
+    return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's allocators raise errors of a class of its own on a GPU, and a plain RuntimeError on a CPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _refuse_missing_values(words: Sequence[str]) -> None:
+    # argparse drops a value of two dashes and then finds none.
+    for word in words:
+        if word.startswith("--") and word.endswith("=--"):
+            raise InputError(f"{word.partition('=')[0]}: needs a value (see {program_name()} --help)")
 
 
 if __name__ == "__main__":

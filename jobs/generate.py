@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 import model
 from jobs import VERSION
@@ -27,18 +23,20 @@ from jobs.resources import (
     choose_impl,
     read_batch_size,
 )
+from jobs.results import plan_latents, refuse_foreign, replaced, write_result
 from model.errors import InputError
-from patches.images import crop, pad_to_multiple, read_image, write_png
+from patches.images import crop, pad_to_multiple, read_image
 from patches.labels import ClassMap, LabelSet, check_same_size, read_label_set
-from patches.output import Output, check_output_file, plan_outputs, replacing
+from patches.output import Output, plan_outputs
 from patches.panel import panel
 from patches.record import Record, Value, file_sha256
 from sampler.execution import Execution
-from sampler.generate import Progress, Result, Task, generate_series
+from sampler.generate import Progress, Task, generate_series
 from sampler.patch import Patch
-from sampler.settings import Settings, choose, read_recommended
+from sampler.settings import Settings, choose, in_proportion, read_recommended
 
 MULTIPLE = 64
+MOST_VARIANTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,10 @@ class Written:
 
 def run(request: Request) -> Iterator[Note | Progress | Written]:
     """Make every image asked for, in batches. Raises InputError, before the first, for bad input."""
-    for name, value in (("--variants", request.variants - 1), ("--seed", request.seed)):
-        if value < 0:
-            raise InputError(f"{name}: must be {'1' if name == '--variants' else '0'} or more")
-    if request.seed + request.variants > 2**63:
-        raise InputError(f"--seed {request.seed}: too large")
+    if not 1 <= request.variants <= MOST_VARIANTS:
+        raise InputError(f"--variants {request.variants}: must be from 1 to {MOST_VARIANTS}")
+    if not 0 <= request.seed <= 2**63 - request.variants:
+        raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63 for every variant")
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     impl = choose_impl(request.impl, device)
@@ -104,7 +101,8 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     settings.greys(len(labels.classes))
     inputs = (request.origin, *masks)
     planned = plan_outputs(request.output, request.target_masks, request.variants, inputs)
-    latent_files = _plan_latents(request.save_latents, planned, inputs)
+    latent_files = plan_latents(request.save_latents, planned, (*inputs, request.weights), request.weights)
+    refuse_foreign(planned, request.weights)
     yield from (Note(text) for text in (*notes, *labels.notes))
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
@@ -128,41 +126,50 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
         batch = choose_batch(loaded.config, sides, dtype, device)
+    records = [
+        _record(request, settings, labels.classes, item, task.seed, digests, {**details, "latents": _text(path)})
+        for item, task, path in zip(planned, tasks, latent_files, strict=True)
+    ]
+    for item, record in zip(planned, records, strict=True):
+        yield from (Note(text) for text in replaced(item.image, record))
     execution = Execution(impl=impl, elementwise=impl, batch=batch, budget=budget, graphs=request.graphs)
     for event in generate_series(loaded, tasks, settings, execution):
         if isinstance(event, Progress):
             yield event
             continue
         item, latents_path = planned[event.index], latent_files[event.index]
-        seed, target = tasks[event.index].seed, labels.maps[1 + item.target]
-        record = _record(request, settings, labels.classes, item, seed, digests, details)
-        _write(event, image, labels, target, item, latents_path, record)
+        target = labels.maps[1 + item.target]
+        pixels = crop(event.image, *target.shape)
+        sheet = panel(image, labels.maps[0], target, pixels, labels.classes.names)
+        write_result(item, latents_path, pixels, sheet, event.latents, records[event.index])
         yield Written(item.image, item.panel, latents_path)
 
 
 def _settings(request: Request) -> tuple[Settings, list[str]]:
-    """The settings, and a note on recommended ones: used where the user named neither preset nor option."""
-    recommended = {}
-    if request.preset is None:
-        recommended = {k: v for k, v in read_recommended(Path(request.weights)).items() if k not in request.options}
+    """The settings, and notes on those that the user did not give.
+
+    Recommended ones are used where the user named no preset; with another number of steps, what counts steps changes
+    in proportion.
+    """
     preset = "winter" if request.preset is None else request.preset
-    settings = choose(preset, {**recommended, **request.options})
-    if not recommended:
-        return settings, []
-    listing = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in recommended.items())
-    return settings, [f"these weights recommend {listing} (--preset {preset} turns that off)"]
+    base = choose(preset, {})
+    recommended = read_recommended(Path(request.weights)) if request.preset is None else {}
+    wanted = {name: value for name, value in recommended.items() if name not in request.options}
+    notes = []
+    if wanted:
+        notes.append(f"these weights recommend {_listing(wanted)} (--preset {preset} turns that off)")
+    base = replace(base, **in_proportion(base, recommended), **recommended)
+    scaled = in_proportion(base, request.options)
+    if scaled:
+        listing = _listing(scaled)
+        notes.append(f"--steps {request.options['steps']}: in proportion {listing}; give an option to say otherwise")
+    settings = replace(base, **{**scaled, **request.options})
+    settings.check()
+    return settings, notes
 
 
-def _plan_latents(path: Path | None, planned: list[Output], inputs: tuple[Path, ...]) -> list[Path | None]:
-    """A file for the latents of each image: ``path`` itself, or with the image's name added if there are several."""
-    if path is None:
-        return [None] * len(planned)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: the name for --save-latents must end in .safetensors")
-    check_output_file(path, inputs)
-    if len(planned) == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{item.image.stem}{path.suffix}") for item in planned]
+def _listing(values: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
@@ -203,24 +210,5 @@ def _record(
     return Record(VERSION, "generate", arguments, digests, details)
 
 
-def _write(
-    result: Result,
-    image: NDArray[np.uint8],
-    labels: LabelSet,
-    target: NDArray[np.int64],
-    item: Output,
-    latents_path: Path | None,
-    record: Record,
-) -> None:
-    """Write the image last: where it is, its panel and latents are too."""
-    pixels = crop(result.image, *target.shape)
-    if latents_path is not None:
-        save_latents(latents_path, result.latents)
-    write_png(item.panel, panel(image, labels.maps[0], target, pixels, labels.classes.names), record.text())
-    write_png(item.image, pixels, record.text())
-
-
-def save_latents(path: Path, latents: Tensor) -> None:
-    """Write ``latents`` [1, 4, h, w], float32, as tensor ``latents`` of a safetensors file, whole or not at all."""
-    with replacing(path) as partial:
-        safetensors.torch.save_file({"latents": latents.contiguous()}, partial)
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)

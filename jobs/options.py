@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from model.errors import InputError
 from sampler.settings import ADAIN_MODES, Settings, Span
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """``text`` quoted for a message, with its middle left out if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = most
+    return short.repr(text)
+
+
+def whole_number(text: str) -> int:
+    """``text`` of ASCII digits, at most twenty, with or without a sign. Raises ValueError for any other."""
+    if re.fullmatch(r"[+-]?[0-9]{1,20}", text) is None:
+        raise ValueError(f"{shortened(text)} is not a whole number")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -38,13 +54,13 @@ def greys(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{text!r}: write greys from 0 to 1 with commas, such as 0.1,0.5") from error
+        raise InputError(f"{shortened(text)}: write greys from 0 to 1 with commas, such as 0.1,0.5") from error
 
 
 METHOD_OPTIONS = (
     Option("prompt", str, "TEXT", "text condition of every network call"),
-    Option("steps", int, "T", "steps of the whole schedule (100)"),
-    Option("skip_steps", int, "S", "noisiest steps left out (32 with ddpm, 0 with ddim)"),
+    Option("steps", whole_number, "T", "steps of the whole schedule (100)"),
+    Option("skip_steps", whole_number, "S", "noisiest steps left out (32 with ddpm, 0 with ddim)"),
     Option("inversion", str, "MODE", "ddpm: edit-friendly noise maps; ddim: deterministic"),
     Option("inversion_guidance", float, "S", "classifier-free guidance of the inversion (1)"),
     Option("cross_attn_64", optional_span, "A:B", "steps that swap keys and values at latent resolution (10:90)"),
@@ -53,8 +69,8 @@ METHOD_OPTIONS = (
     Option("adain", str, "MODE", "whose statistics a step matches: " + ", ".join(ADAIN_MODES)),
     Option("guidance", float, "A", "how far the prediction moves from self- towards cross-attention's (3.5)"),
     Option("contrast", float, "BETA", "contrast of the swapped attention, 1 is off (1.67)"),
-    Option("structure_every", int, "N", "every Nth step swaps in the mask's own keys instead, 0 never (5)"),
-    Option("structure_until", int, "J", "… in steps before this one (40)"),
+    Option("structure_every", whole_number, "N", "every Nth step swaps in the mask's own keys instead, 0 never (5)"),
+    Option("structure_until", whole_number, "J", "… in steps before this one (40)"),
     Option("class_values", greys, "G,G,…", "greys that paint the classes (0.1,0.5 for two)"),
     Option("mask_noise", float, "VAR", "variance of the noise on the painted mask (0.0001)"),
     Option("fresh_noise", float, "F", "share of fresh noise in each step, 0 to 1 (0, the paper's method)"),
@@ -78,8 +94,8 @@ def read_method_options(texts: Mapping[str, str]) -> dict[str, Any]:
         except InputError as error:
             raise InputError(f"{option.flag}: {error}") from error
         except ValueError as error:
-            kind = "a whole number" if option.parse is int else "a number"
-            raise InputError(f"{option.flag} {text!r}: must be {kind}") from error
+            kind = "a whole number" if option.parse is whole_number else "a number"
+            raise InputError(f"{option.flag} {shortened(text)}: must be {kind}") from error
     return values
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from jobs.generate import Note, Written
+from jobs.terminal import one_line
 from sampler.generate import Progress
 
 
@@ -37,15 +38,15 @@ class Reporter:
             return
         self._close()
         if isinstance(event, Note):
-            print(f"note: {event.text}", file=sys.stderr)
+            print(one_line(f"note: {event.text}"), file=sys.stderr)
             return
         if isinstance(event, Path):
-            print(f"image:   {event}")
+            print(one_line(f"image:   {event}"))
         else:
-            print(f"image:   {event.image}")
-            print(f"panel:   {event.panel}")
+            print(one_line(f"image:   {event.image}"))
+            print(one_line(f"panel:   {event.panel}"))
             if event.latents is not None:
-                print(f"latents: {event.latents}")
+                print(one_line(f"latents: {event.latents}"))
         print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items()), flush=True)
         self.seconds.clear()
 

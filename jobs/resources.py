@@ -10,13 +10,17 @@ from importlib.util import find_spec
 
 import torch
 
+from jobs.options import shortened
 from kernels import Implementation
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.errors import InputError
+from model.files import shown_name
 from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+MOST_IMAGES = 1024
 GPU_BATCH, CPU_BATCH = 16, 1
 ASSUMED_FREE = 4 * 2**30
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
@@ -29,8 +33,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if available else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: give auto, cpu, cuda or cuda:N") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--device {shown_name(name)}: give auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: only cpu and cuda are supported")
     if device.type == "cuda" and not available:
@@ -49,8 +53,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float16
     if name == "auto":
         return torch.bfloat16 if has_bfloat16() else torch.float32
+    name = TORCH_NAMES.get(name.removeprefix("torch."), name)
     if name not in DTYPES:
-        raise InputError(f"--dtype {name}: one of auto, {', '.join(DTYPES)}")
+        raise InputError(f"--dtype {shown_name(name)}: one of auto, {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
         raise InputError("--dtype fp16: on the CPU half precision is emulated and overflows; use fp32 or bf16")
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -67,7 +72,7 @@ def check_graphs(wanted: bool, device: torch.device) -> None:
 def choose_impl(name: str, device: torch.device) -> Implementation:
     """``auto`` is the blockwise PyTorch implementation. Raises InputError for Triton without a GPU."""
     if name not in IMPLS:
-        raise InputError(f"--impl {name}: one of {', '.join(IMPLS)}")
+        raise InputError(f"--impl {shown_name(name)}: one of {', '.join(IMPLS)}")
     if name == "triton" and find_spec("triton") is None:
         raise InputError("--impl triton: needs the package triton, which is not installed; use --impl torch")
     if name == "triton" and device.type != "cuda":
@@ -92,8 +97,8 @@ def read_batch_size(text: str) -> int | None:
     """A number of images, or None for ``auto``. Raises InputError for other text."""
     if text == "auto":
         return None
-    if not (text.isdecimal() and int(text) > 0):
-        raise InputError(f"--batch-size {text!r}: must be auto or a whole number above 0")
+    if re.fullmatch(r"[0-9]{1,6}", text) is None or not 1 <= int(text) <= MOST_IMAGES:
+        raise InputError(f"--batch-size {shortened(text)}: must be auto or a whole number from 1 to {MOST_IMAGES}")
     return int(text)
 
 
@@ -129,10 +134,10 @@ def choose_budget(text: str, device: torch.device) -> Budget:
         return Budget()
     places: dict[str, int] = {}
     for part in text.split(","):
-        found = re.fullmatch(r"(device|host|disk)=(\d+(?:\.\d+)?)(MB|GB)", part.strip())
+        found = re.fullmatch(r"(device|host|disk)=([0-9]{1,9}(?:\.[0-9]{1,9})?)(MB|GB)", part.strip())
         if found is None or found[1] in places:
             raise InputError(
-                f"--keep {text!r}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
+                f"--keep {shortened(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
             )
         places[found[1]] = int(float(found[2]) * {"MB": 1e6, "GB": 1e9}[found[3]])
     return Budget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))

@@ -10,14 +10,20 @@ import torch
 
 import model
 from jobs import VERSION
+from jobs.generate import Note
 from jobs.resources import check_memory, choose_device, choose_dtype
+from jobs.results import refuse_foreign, replaced
 from model.errors import InputError
+from model.tokenizer import check_text
 from patches.images import write_png
 from patches.output import plan_outputs
 from patches.record import Record
 from sampler.execution import Execution
 from sampler.generate import Progress
+from sampler.settings import LARGEST_GUIDANCE
 from sampler.text_to_image import text_to_image
+
+MOST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,21 @@ class Request:
     dtype: str
 
 
-def run(request: Request) -> Iterator[Progress | Path]:
-    """Sample one image; yields progress and, at last, the file's path. Raises InputError for bad input."""
+def run(request: Request) -> Iterator[Note | Progress | Path]:
+    """Sample one image; yields notes, progress and, at last, the file's path. Raises InputError for bad input."""
     if not 1 <= request.steps <= 999:
         raise InputError(f"--steps {request.steps}: must be from 1 to 999")
-    if request.size < 64 or request.size % 64:
-        raise InputError(f"--size {request.size}: must be a multiple of 64 px")
+    if not 64 <= request.size <= MOST_SIDE or request.size % 64:
+        raise InputError(f"--size {request.size}: must be a multiple of 64 px, at most {MOST_SIDE}")
+    if not abs(request.guidance) <= LARGEST_GUIDANCE:
+        raise InputError(f"--guidance {request.guidance}: must be from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}")
+    check_text(request.prompt)
     if not 0 <= request.seed < 2**63:
         raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
-    (planned,) = plan_outputs(request.output, ["sample"], 1, [])
+    (planned,) = plan_outputs(request.output, ["sample"], 1, [request.weights])
+    refuse_foreign([planned], request.weights)
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.pack()
     check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
@@ -65,6 +75,8 @@ def run(request: Request) -> Iterator[Progress | Path]:
         },
         details={"weights": loaded.name, "device": str(device), "torch": torch.__version__},
     )
+    for text in replaced(planned.image, record):
+        yield Note(text)
     size = (request.size, request.size)
     for event in text_to_image(
         loaded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 DEFAULTS = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
-"""For GNU's OpenMP in turns of a waiting loop, a few tenths of a millisecond at most; for LLVM's and Intel's in milliseconds."""
+"""For GNU's OpenMP in turns of a waiting loop, tenths of a millisecond; for LLVM's and Intel's in milliseconds."""
 
 _SETTINGS = ("OMP_WAIT_POLICY", *DEFAULTS)
 

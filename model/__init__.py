@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from model.errors import InputError
-from model.weights import StableDiffusion, load
+
+if TYPE_CHECKING:
+    from model.weights import StableDiffusion, load
 
 __all__ = ["InputError", "StableDiffusion", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: who wants the error alone, such as the command line, need not wait for PyTorch.
+    if name in ("StableDiffusion", "load"):
+        from model import weights
+
+        return getattr(weights, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.errors import InputError
+from model.files import shown
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
@@ -46,6 +47,12 @@ def read_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(packed).decode("utf-8").splitlines()[1:]
     pairs = (line.split(" ") for line in lines)
     return [(left, right) for left, right in pairs]
+
+
+def check_text(text: str) -> None:
+    """Raise InputError for text that holds what is not a Unicode character (a lone surrogate)."""
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+        raise InputError(f"prompt {shown(text)} is not valid Unicode: retype it")
 
 
 class Tokenizer:
@@ -94,8 +101,7 @@ class Tokenizer:
         Raises:
             InputError: the text holds what is not a Unicode character (a lone surrogate).
         """
-        if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-            raise InputError(f"prompt {text!r} is not valid Unicode: retype it")
+        check_text(text)
         ids: list[int] = []
         for part in regex.split(_SPECIAL, text):
             if part in (BOS, EOS):

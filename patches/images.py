@@ -5,6 +5,7 @@ Notation: H, W height and width in pixels.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,14 +83,26 @@ def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapp
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the name of a PNG file ends in .png")
+    content = encode_png(array, text)
+    with replacing(path) as (partial,):
+        partial.write_bytes(content)
+
+
+def encode_png(array: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """uint8 [H, W] or [H, W, 3] as the bytes of a PNG file, with ``text`` as its text metadata.
+
+    Raises:
+        ValueError: the array is not of this shape and type.
+    """
     grey, colour = array.ndim == 2, array.ndim == 3 and array.shape[2] == 3
     if array.dtype != np.uint8 or not (grey or colour) or array.size == 0:
-        raise ValueError(f"{path}: need uint8 [H, W] or [H, W, 3], not {array.dtype} {list(array.shape)}")
+        raise ValueError(f"need uint8 [H, W] or [H, W, 3], not {array.dtype} {list(array.shape)}")
     info = PngInfo()
     for key, value in ({} if text is None else text).items():
         info.add_text(key, value)
-    with replacing(path) as partial:
-        Image.fromarray(np.ascontiguousarray(array)).save(partial, format="PNG", pnginfo=info)
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(content, format="PNG", pnginfo=info)
+    return content.getvalue()
 
 
 def pad_to_multiple(array: NDArray[Any], multiple: int) -> NDArray[Any]:

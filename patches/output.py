@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import InputError
+
+# By what the system says; None is a name that it cannot be asked about.
+_FIXES: dict[int | None, str] = {
+    errno.ENOSPC: "the disk is full: free some space, or choose a folder on another disk",
+    errno.EDQUOT: "your share of the disk is used up: free some space, or choose a folder on another disk",
+    errno.EIO: "the disk fails: choose a folder on another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change the folder's permissions, or choose another",
+    errno.EPERM: "change the folder's permissions, or choose another",
+    errno.ENAMETOOLONG: "choose a shorter name, also for the mask that a result is named after",
+}
 
 
 @dataclass(frozen=True)
@@ -23,27 +36,30 @@ class Output:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a new, empty file beside ``path``; it takes the name ``path`` if the block ends well.
+def replacing(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """Give a new, empty file beside each of ``paths``; they take these names, one after the other, if all ends well.
 
-    On any error, an interrupt included, the new file is removed and a file already at ``path`` is left alone.
+    On any error, an interrupt included, the new files are removed and files already at ``paths`` are left alone.
 
     Raises:
-        InputError: the system does not let the file be written.
+        InputError: the system does not let a file be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    wanted = [Path(path) for path in paths]
+    partials = [path.with_name(f".{secrets.token_hex(6)}.part") for path in wanted]
     try:
         try:
-            # Not tempfile's: its files are readable by their owner alone, and stay so under the final name.
-            partial.touch(exist_ok=False)
-            yield partial
-            os.replace(partial, path)
+            for partial in partials:
+                # Not tempfile's: its files are readable by their owner alone, and stay so under the final name.
+                partial.touch(exist_ok=False)
+            yield partials
+            for partial, path in zip(partials, wanted, strict=True):
+                os.replace(partial, path)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            for partial in partials:
+                partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another name") from error
+        raise _cannot_write(wanted[-1], error) from error
 
 
 def plan_outputs(
@@ -69,7 +85,7 @@ def plan_outputs(
     suffix = output.suffix.lower()
     if suffix in {".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}:
         raise InputError(f"{output}: images are written as PNG; end the name of --output in .png")
-    as_file = suffix == ".png" and not output.is_dir()
+    as_file = suffix == ".png" and not os.path.isdir(output)
     folder = output.parent if as_file else output
     _check_folder(folder)
 
@@ -100,6 +116,12 @@ def check_output_file(path: str | os.PathLike[str], inputs: Sequence[str | os.Pa
     _check_file(path, inputs)
 
 
+def is_within(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` lies in ``folder``, links followed."""
+    real, outer = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([real, outer]) == outer
+
+
 def _free(stem: str, taken: set[str]) -> str:
     """``stem``, or with a number where it or its panel is taken; case aside, as on some file systems."""
     candidate, count = stem, 1
@@ -116,15 +138,34 @@ def _check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{folder}: not a folder to write into ({reason}); choose another name") from error
+    except (OSError, ValueError) as error:
+        raise _cannot_write(folder, error, "not a folder to write into") from error
 
 
 def _check_file(path: Path, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode if os.path.lexists(path) and path.exists() else os.lstat(path).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from error
+    if stat.S_ISDIR(mode):
         raise InputError(f"{path}: a folder has the name of a result; choose another name")
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise InputError(f"{path}: a device or pipe has the name of a result; choose another name")
     for source in inputs:
-        same = path.exists() and Path(source).exists() and path.samefile(source)
-        if same or path.resolve() == Path(source).resolve():
+        if os.path.realpath(path) == os.path.realpath(source) or _same_file(path, source):
             raise InputError(f"{path}: is an input and would be overwritten; choose another name")
+
+
+def _same_file(path: Path, source: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samefile(path, source)
+    except OSError:
+        return False
+
+
+def _cannot_write(path: Path, error: OSError | ValueError, what: str = "cannot be written") -> InputError:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    return InputError(f"{path}: {what} ({reason}); {_FIXES.get(number, 'choose another name')}")

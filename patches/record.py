@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import InputError
+from model.files import is_file, shown
 
 PROGRAM = "stainloom"
 KEY = "stainloom"
@@ -56,24 +58,31 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         InputError: the file is missing, not a PNG, damaged, or has no (readable) record.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file; give an image that {PROGRAM} wrote")
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            text = getattr(image, "text", {}).get(KEY)
+        with warnings.catch_warnings():
+            # Nothing but the text is read, however many pixels there are.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG",)) as image:
+                text = getattr(image, "text", {}).get(KEY)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a PNG image; give an image that {PROGRAM} wrote") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
+        raise InputError(f"{path}: damaged or cut short ({shown(str(error))}); copy it again") from error
     if text is None:
         raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
     try:
-        return _parse(json.loads(text))
+        return parse_record(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its record cannot be read ({error}); give an image as {PROGRAM} wrote it") from error
+        raise InputError(
+            f"{path}: its record cannot be read ({shown(str(error))}); give an image as {PROGRAM} wrote it"
+        ) from error
 
 
-def _parse(content: Any) -> Record:
+def parse_record(text: str) -> Record:
+    """The record whose JSON is ``text``. Raises ValueError or RecursionError for any other text."""
+    content = json.loads(text)
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
         raise ValueError(f"not written by {PROGRAM}")
     version, command = content.get("version"), content.get("command")
@@ -83,9 +92,11 @@ def _parse(content: Any) -> Record:
     for option, value in arguments.items():
         # What is printed gets pasted into a shell: an option's name must be nothing but a name.
         if not _OPTION.fullmatch(option):
-            raise ValueError(f"bad option {option!r}")
+            raise ValueError(f"bad option {shown(option)}")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
             raise ValueError(f"bad value of {option}")
+    if not all(isinstance(digest, str) for digest in inputs.values()):
+        raise ValueError("bad inputs")
     return Record(version, command, arguments, inputs, details)
 
 
@@ -96,8 +107,8 @@ def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
     return part
 
 
-def command_line(record: Record, program: str = "python cli.py") -> str:
-    """The shell command that makes the image again, quoted for bash and zsh."""
+def command_line(record: Record, program: str = "python cli.py", encoding: str = "utf-8") -> str:
+    """The shell command that makes the image again, quoted for bash and zsh, in characters that ``encoding`` has."""
     words = [program, record.command]
     for option, value in record.arguments.items():
         flag = f"--{option}"
@@ -106,33 +117,43 @@ def command_line(record: Record, program: str = "python cli.py") -> str:
         if value is True:
             words.append(flag)
         elif isinstance(value, str | int | float):
-            words.append(_flag_with(flag, str(value)))
+            words.append(_flag_with(flag, str(value), encoding))
         elif len(value) == 1:
-            words.append(_flag_with(flag, str(value[0])))
+            words.append(_flag_with(flag, str(value[0]), encoding))
         elif value:
-            words += [flag, *(_quote(str(item)) for item in value)]
+            words += [flag, *(_quote(str(item), encoding) for item in value)]
     return " ".join(words)
 
 
-def _flag_with(flag: str, text: str) -> str:
+def _flag_with(flag: str, text: str, encoding: str) -> str:
     # argparse takes a value that begins with a dash for an option, unless it hangs on an equals sign.
-    return f"{flag}={_quote(text)}" if text.startswith("-") else f"{flag} {_quote(text)}"
+    quoted = _quote(text, encoding)
+    return f"{flag}={quoted}" if text.startswith("-") else f"{flag} {quoted}"
 
 
-def _quote(text: str) -> str:
-    if text.isprintable():
+def _quote(text: str, encoding: str) -> str:
+    if all(_is_plain(character, encoding) for character in text):
         return shlex.quote(text)
     # Line breaks and terminal control codes are written out, so that the command stays one harmless line.
-    escaped = "".join(_escape(character) for character in text)
+    escaped = "".join(_escape(character, encoding) for character in text)
     return f"$'{escaped}'"
 
 
-def _escape(character: str) -> str:
+def _is_plain(character: str, encoding: str) -> bool:
+    try:
+        return character.isprintable() and bool(character.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def _escape(character: str, encoding: str) -> str:
     if character in "\\'":
         return "\\" + character
-    if character.isprintable():
+    if _is_plain(character, encoding):
         return character
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    # A byte that was no UTF-8 in a file's name comes back as it was; other lone surrogates no shell can give.
+    errors = "surrogateescape" if 0xDC80 <= ord(character) <= 0xDCFF else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -144,10 +165,18 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a possible path"
+        raise InputError(f"{path}: cannot be read ({reason}); check its name and permissions") from error
 
 
 def changed_inputs(record: Record) -> list[str]:
     """Names of the record's input files that are missing now or hold something else than when the image was made."""
-    return [name for name, digest in record.inputs.items() if not Path(name).is_file() or file_sha256(name) != digest]
+    return [name for name, digest in record.inputs.items() if not _is_unchanged(name, digest)]
+
+
+def _is_unchanged(name: str, digest: str) -> bool:
+    try:
+        return is_file(Path(name)) and file_sha256(name) == digest
+    except InputError:
+        return False

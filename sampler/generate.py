@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels import Implementation
 from model import StableDiffusion
+from model.errors import InputError
 from model.host_memory import give_back
 from sampler.branches import Run, build_origin, build_structure
 from sampler.execution import Execution
@@ -93,6 +94,9 @@ def generate_series(
     Images that share the patch's arrays and the noise share the work: an origin is inverted once for all its targets,
     a mask once for all its origins. ``execution.batch`` images are denoised together; a result depends on its own task
     alone, to rounding.
+
+    Raises:
+        InputError: values are not finite from some step on.
     """
     run = Run.of(model, settings, execution)
     with Keeper(execution.budget) as keeper:
@@ -182,17 +186,42 @@ def _denoise(run: Run, members: Sequence[Task], pairs: Sequence[Pair]) -> Genera
     yield Progress("denoise", 0, total, len(members))
     num_classes = members[0].patch.num_classes
     z = pairs[0].structure.trajectory[-1:]
+    # Read back together at the end: on a GPU each reading would wait for the step.
+    branches = [branch for pair in pairs for branch in (pair.origin, pair.structure)]
+    finite = [torch.stack([branch.trajectory[-1].isfinite().all() for branch in branches]).all()]
     steps = transfer(run.text, pairs, num_classes, settings, run.schedule, impl=execution.impl, batch=execution.batch)
     for done, step in enumerate(steps, start=1):
         z = step
+        finite.append(z.isfinite().all())
         yield Progress("denoise", done, total, len(members))
+    check_finite(finite, run.dtype)
     return z
+
+
+def check_finite(finite: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Raise InputError for the first of ``finite`` that is false: after encoding, then after each denoising step."""
+    fine: list[bool] = torch.stack(list(finite)).tolist()
+    if not all(fine):
+        step = fine.index(False)
+        raise not_finite("encoding" if step == 0 else f"denoising step {step} of {len(fine) - 1}", dtype)
+
+
+def not_finite(where: str, dtype: torch.dtype) -> InputError:
+    """The error for numbers that left the range of ``dtype``, with what to try."""
+    types = {torch.float16: "--dtype bf16 or fp32, ", torch.bfloat16: "--dtype fp32, "}
+    return InputError(
+        f"values are not finite from {where} on, and nothing was written: try {types.get(dtype, '')}"
+        "other weights, or settings nearer to the preset's"
+    )
 
 
 def _decode(run: Run, z: Tensor, indices: Sequence[int]) -> Iterator[Progress | Result]:
     """Images of latents [B, 4, h', w'], one after the other."""
     for row, index in enumerate(indices):
         latents = z[row : row + 1]
-        image = to_pixels(run.model.vae.decode(latents.to(run.dtype), impl=run.execution.elementwise))
+        decoded = run.model.vae.decode(latents.to(run.dtype), impl=run.execution.elementwise)
+        if not bool(decoded.isfinite().all()):
+            raise not_finite("decoding", run.dtype)
+        image = to_pixels(decoded)
         yield Progress("decode", row + 1, len(indices), len(indices))
         yield Result(image, latents.float().cpu(), index)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,8 +23,9 @@ from model.unet import Layer, Lent
 class Budget:
     """Bytes that kept tokens may take: on the network's ``device``, in ``host`` memory (pinned for a GPU), on ``disk``.
 
-    The files go to a folder of their own in ``folder`` (None: where temporary files go). What fits nowhere is
-    computed again where it is needed. SD-1.5 at 512 px takes 11.8 MB a step in half precision, 0.6 GB an origin.
+    The files go to a folder of their own in ``folder`` (None: where temporary files go). What fits nowhere, or finds
+    the disk full, is computed again where it is needed. SD-1.5 at 512 px takes 11.8 MB a step in half precision, 0.6 GB
+    an origin.
     """
 
     device: int = 0
@@ -105,7 +107,11 @@ class Keeper:
         place = self._room(size, self._used)
         if place is None:
             return None
-        kept = self._put(lent, place)
+        kept = self._put(lent, place) if place != "disk" else self._write(lent)
+        if kept is None:
+            # The disk has less room than the budget says: what is to come is computed again instead.
+            self._used[place] = self._budget.disk + 1
+            return None
         self._used[place] += size
         self._places[id(kept)] = (kept, place, size)
         return kept
@@ -126,13 +132,21 @@ class Keeper:
     def _put(self, lent: Lent, place: str) -> Kept:
         if place == "device":
             return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
-        if place == "host":
-            return InMemory({layer: _to_host(tokens) for layer, tokens in lent.items()})
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="stainloom-", dir=self._budget.folder)
-        path = Path(self._folder.name) / f"{next(self._numbers)}.safetensors"
-        save_file({f"{level}.{position}": own(tokens) for (level, position), tokens in lent.items()}, path)
-        return OnDisk(path)
+        return InMemory({layer: _to_host(tokens) for layer, tokens in lent.items()})
+
+    def _write(self, lent: Lent) -> Kept | None:
+        """Keep ``lent`` in a file; None, and no file, where it cannot be written."""
+        path = None
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="stainloom-", dir=self._budget.folder)
+            path = Path(self._folder.name) / f"{next(self._numbers)}.safetensors"
+            save_file({f"{level}.{position}": own(tokens) for (level, position), tokens in lent.items()}, path)
+            return OnDisk(path)
+        except (OSError, SafetensorError):
+            if path is not None:
+                path.unlink(missing_ok=True)
+            return None
 
 
 def lent_bytes(config: UNetConfig, positions: int, levels: Iterable[int], dtype: torch.dtype) -> int:

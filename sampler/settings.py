@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from model.errors import InputError
+from model.files import is_file, read_json, shown, shown_name
 
 Inversion = Literal["ddpm", "ddim"]
 AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
 INVERSIONS: tuple[Inversion, ...] = ("ddpm", "ddim")
 ADAIN_MODES: tuple[AdaIN, ...] = ("alternating", "all", "global", "foreground", "none")
 DDPM_SKIP_STEPS = 32
+SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
+MOST_STEPS = 999
+CONTRASTS = (1e-6, 1e6)
+"""What contrast may be, both included: within it every implementation of attention holds in float32."""
+LARGEST_GUIDANCE = 1000.0
+"""Of either sign. Far beyond any use; a hundred steps of more would leave float32's range."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,10 @@ class Span:
     @staticmethod
     def parse(text: str) -> Span:
         """``"10:90"`` -> Span(10, 90). Raises InputError for anything but two numbers A < B."""
-        start, colon, stop = text.partition(":")
-        if not (colon and start.strip().isdecimal() and stop.strip().isdecimal()):
-            raise InputError(f"range {text!r}: write it as A:B with whole numbers, for example 10:90")
-        span = Span(int(start), int(stop))
+        found = re.fullmatch(r"\s*([0-9]{1,9})\s*:\s*([0-9]{1,9})\s*", text)
+        if found is None:
+            raise InputError(f"range {shown(text)}: write it as A:B with whole numbers, for example 10:90")
+        span = Span(int(found[1]), int(found[2]))
         if span.start >= span.stop:
             kind = "empty" if span.start == span.stop else "reversed"
             raise InputError(f"range {text!r} is {kind}: A must be less than B (the step B is not in it)")
@@ -92,23 +99,34 @@ class Settings:
     def check(self) -> None:
         """Raise InputError, in one line and naming the option, for a value that makes no sense."""
         problems = [
-            (not 1 <= self.steps <= 999, f"--steps {self.steps}: must be from 1 to 999"),
+            (not 1 <= self.steps <= MOST_STEPS, f"--steps {self.steps}: must be from 1 to {MOST_STEPS}"),
             (self.first_step < 0, f"--skip-steps {self.first_step}: must not be negative"),
             (
                 self.first_step >= self.steps,
                 f"--skip-steps {self.first_step} leaves none of {self.steps} steps: give fewer, or more --steps",
             ),
-            (self.inversion not in INVERSIONS, f"--inversion {self.inversion}: one of {', '.join(INVERSIONS)}"),
-            (self.adain not in ADAIN_MODES, f"--adain {self.adain}: one of {', '.join(ADAIN_MODES)}"),
+            (
+                self.inversion not in INVERSIONS,
+                f"--inversion {shown_name(self.inversion)}: one of {', '.join(INVERSIONS)}",
+            ),
+            (self.adain not in ADAIN_MODES, f"--adain {shown_name(self.adain)}: one of {', '.join(ADAIN_MODES)}"),
             (self.structure_every < 0, f"--structure-every {self.structure_every}: must be 0 (off) or more"),
             (self.structure_until < 0, f"--structure-until {self.structure_until}: must not be negative"),
             (not 0.0 <= self.fresh_noise <= 1.0, f"--fresh-noise {self.fresh_noise}: must be from 0 to 1"),
-            (not 0.0 <= self.mask_noise < math.inf, f"--mask-noise {self.mask_noise}: a variance, 0 or more"),
-            (not 0.0 < self.contrast < math.inf, f"--contrast {self.contrast}: must be more than 0 (1 is off)"),
-            (not math.isfinite(self.guidance), f"--guidance {self.guidance}: must be a finite number"),
+            (not 0.0 <= self.mask_noise <= 1.0, f"--mask-noise {self.mask_noise}: a variance from 0 to 1"),
             (
-                not math.isfinite(self.inversion_guidance),
-                f"--inversion-guidance {self.inversion_guidance}: must be a finite number",
+                not CONTRASTS[0] <= self.contrast <= CONTRASTS[1],
+                f"--contrast {self.contrast}: must be from {CONTRASTS[0]:g} to {CONTRASTS[1]:g} (1 is off)",
+            ),
+            *(
+                (
+                    not abs(value) <= LARGEST_GUIDANCE,
+                    f"{flag} {value}: must be from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}",
+                )
+                for flag, value in (
+                    ("--guidance", self.guidance),
+                    ("--inversion-guidance", self.inversion_guidance),
+                )
             ),
             (
                 self.class_values is not None and not all(0.0 <= v <= 1.0 for v in self.class_values),
@@ -200,34 +218,85 @@ PRESETS: Mapping[str, Settings] = {
 def read_recommended(weights: Path) -> dict[str, Any]:
     """Settings that a weights folder recommends in its ``recommended.json``, by field name; empty without one.
 
-    Raises InputError for a file that is not such a table.
+    Raises InputError, naming the file and the field, for a file that is not such a table of usable values.
     """
     path = weights / "recommended.json"
-    if not path.is_file():
+    if not is_file(path):
         return {}
+    table = read_json(path)
+    known = {field.name: field.default for field in fields(Settings)}
+    for name in table:
+        if name not in known:
+            raise InputError(f"{path}: {shown(name)} is no setting; known are {', '.join(sorted(known))}")
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); repair or remove it") from error
-    known = {field.name for field in fields(Settings)}
-    if not isinstance(table, dict) or not set(table) <= known:
-        raise InputError(f"{path}: not a table of settings; known are {', '.join(sorted(known))}")
-    return {name: from_text(name, value) for name, value in table.items()}
+        values = {name: from_json(name, value, known[name]) for name, value in table.items()}
+        replace(PRESETS["winter"], **in_proportion(PRESETS["winter"], values), **values).check()
+    except InputError as error:
+        raise InputError(f"{path}: {error}; repair or remove the file") from error
+    return values
 
 
-def from_text(name: str, value: Any) -> Any:
-    """A field's value from its JSON or command-line form: ranges come as ``"A:B"`` or ``"none"``, greys as a list."""
-    if name in ("cross_attn_64", "cross_attn_32", "adain_range") and isinstance(value, str):
+def from_json(name: str, value: Any, default: Any) -> Any:
+    """A field's value from its JSON form: ranges come as ``"A:B"`` or ``"none"``, greys as a list.
+
+    ``default`` tells the type of a field that is none of these. Raises InputError for a value of another.
+    """
+    if name in SPANS:
+        if not isinstance(value, str):
+            raise InputError(f'{name} {shown(value)}: must be a range such as "10:90"')
         return None if value == "none" and name != "adain_range" else Span.parse(value)
-    if name == "class_values" and isinstance(value, Sequence):
+    if name == "class_values":
+        if not isinstance(value, list) or not 0 < len(value) <= 256 or not all(_is_real(v) for v in value):
+            raise InputError(f"{name} {shown(value)}: must be a list of greys from 0 to 1")
         return tuple(float(v) for v in value)
+    if name == "skip_steps" or (isinstance(default, int) and not isinstance(default, bool)):
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 10**9:
+            raise InputError(f"{name} {shown(value)}: must be a whole number")
+        return value
+    if isinstance(default, float):
+        if not _is_real(value):
+            raise InputError(f"{name} {shown(value)}: must be a number")
+        return float(value)
+    if not isinstance(value, type(default)):
+        kind = "true or false" if isinstance(default, bool) else "text"
+        raise InputError(f"{name} {shown(value)}: must be {kind}")
     return value
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``overrides`` leave to be scaled where they change the number of steps: values by field name.
+
+    That is the skipped steps, the ranges and the last structure step of ``settings``, as far as ``overrides`` do not
+    give them. Rounded to whole steps; a range keeps one at least.
+    """
+    others = {name: value for name, value in overrides.items() if name != "steps"}
+    old, steps = replace(settings, **others), overrides.get("steps", settings.steps)
+    if steps == old.steps or not 1 <= steps <= MOST_STEPS:
+        return {}
+
+    def scaled(count: int) -> int:
+        return math.floor(count * steps / old.steps + 0.5)
+
+    values: dict[str, Any] = {
+        "skip_steps": min(scaled(old.first_step), steps - 1),
+        "structure_until": scaled(old.structure_until),
+    }
+    for name in SPANS:
+        span = getattr(old, name)
+        if span is not None:
+            start = scaled(span.start)
+            values[name] = Span(start, max(start + 1, scaled(span.stop)))
+    return {name: value for name, value in values.items() if name not in overrides and value != getattr(old, name)}
 
 
 def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
     """The ``preset`` with ``overrides`` by field name, checked. Raises InputError."""
     if preset not in PRESETS:
-        raise InputError(f"--preset {preset}: one of {', '.join(PRESETS)}")
+        raise InputError(f"--preset {shown_name(preset)}: one of {', '.join(PRESETS)}")
     settings = replace(PRESETS[preset], **overrides)
     settings.check()
     return settings

@@ -11,7 +11,7 @@ from sampler.branches import condition
 from sampler.ddim import denoise_step
 from sampler.denoiser import Guided
 from sampler.execution import Execution
-from sampler.generate import Progress, Result
+from sampler.generate import Progress, Result, check_finite, not_finite
 from sampler.patch import to_pixels
 from sampler.schedule import steps
 
@@ -29,7 +29,8 @@ def text_to_image(
 ) -> Iterator[Progress | Result]:
     """Sample one image of ``size`` (height, width, multiples of 64 px) in ``count`` steps at guidance ``scale``.
 
-    The starting noise is drawn on the CPU from ``seed``. Raises ValueError for a bad size or number of steps.
+    The starting noise is drawn on the CPU from ``seed``. Raises ValueError for a bad size or number of steps,
+    InputError where values leave the type's range.
     Sources: Song et al., arXiv 2010.02502 (eta = 0); Ho and Salimans, arXiv 2207.12598.
     """
     parameter = next(model.unet.parameters())
@@ -39,9 +40,15 @@ def text_to_image(
     schedule = [step.deterministic() for step in steps(count)]
     text, empty = (condition(model, words, schedule, execution) for words in (prompt, ""))
     denoiser = Guided(text, empty, scale)
+    finite = [z.isfinite().all()]
     for done, step in enumerate(schedule, start=1):
         z = denoise_step(z, denoiser(z, step.t), step, None)
+        finite.append(z.isfinite().all())
         yield Progress("denoise", done, count)
-    image = to_pixels(model.vae.decode(z.to(parameter.dtype), impl=execution.elementwise))
+    check_finite(finite, parameter.dtype)
+    decoded = model.vae.decode(z.to(parameter.dtype), impl=execution.elementwise)
+    if not bool(decoded.isfinite().all()):
+        raise not_finite("decoding", parameter.dtype)
+    image = to_pixels(decoded)
     yield Progress("decode", 1, 1)
     yield Result(image, z.cpu())

@@ -139,7 +139,7 @@ def test_recommended_settings_act_until_a_preset_is_named(job, tmp_path, tiny_fo
     assert "--fresh-noise 0.5" in shown
     assert "--steps 6" in shown, "what the user gave comes before what is recommended"
     assert generate(*arguments, "--preset", "winter") == 0
-    assert "recommend" not in capsys.readouterr().err
+    assert "weights recommend" not in capsys.readouterr().err
 
 
 def test_text_to_image_writes_an_image_that_can_be_made_again(tiny_folder, tmp_path, capsys):

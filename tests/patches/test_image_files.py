@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -263,8 +264,8 @@ def test_interrupted_write_leaves_everything_as_it_was(
         path.write_bytes(before)
 
     class Interrupted:
-        def save(self, file: Path, **_: object) -> None:
-            Path(file).write_bytes(b"\x89PNG half a fi")
+        def save(self, file: BinaryIO, **_: object) -> None:
+            file.write(b"\x89PNG half a fi")
             raise error
 
     monkeypatch.setattr(images.Image, "fromarray", lambda array: Interrupted())

@@ -14,7 +14,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write_half(path: Path, error: BaseException) -> None:
-    with replacing(path) as partial:
+    with replacing(path) as (partial,):
         partial.write_bytes(b"half")
         raise error
 
@@ -113,7 +113,7 @@ def test_nothing_to_name_is_a_programming_error(tmp_path: Path) -> None:
 
 def test_file_takes_its_name_only_when_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    with replacing(path) as partial:
+    with replacing(path) as (partial,):
         partial.write_bytes(b"whole")
         assert not path.exists()
         assert partial.parent == tmp_path

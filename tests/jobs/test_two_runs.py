@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name not in NAMES} | settings
 
 
-@pytest.mark.parametrize("program", ["cli", "benchmarks.job", "demo.train"])
+@pytest.mark.parametrize("program", ["cli; cli.main(['sample'])", "benchmarks.job", "demo.train"])
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
