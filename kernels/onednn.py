@@ -50,7 +50,7 @@ def pack_parts(weight: Tensor, rows: int) -> Tensor:
     parts = -(-length // PART)
     # A group's outputs in whole vectors of 16: others take longer.
     padded = weight.new_zeros(parts, -(-count // 16) * 16, PART)
-    for part, columns in enumerate(weight.split(PART, 1)):
+    for part, columns in enumerate(torch.split(weight, PART, 1)):
         padded[part, :count, : columns.shape[1]] = columns
     shape = [1, parts * PART, rows, 1]
     groups = padded.flatten(0, 1)[:, :, None, None]
@@ -58,7 +58,9 @@ def pack_parts(weight: Tensor, rows: int) -> Tensor:
 
 
 def sum_of_parts(x: Tensor, packed: Tensor, count: int) -> Tensor:
-    """``x · weightᵀ`` with the sum over K taken in parts of `PART`: x [rows, K] contiguous, K their multiple -> [rows, N].
+    """``x · weightᵀ`` with the sum over K taken in parts of `PART`: x [rows, K] contiguous, K their multiple.
+
+    Gives [rows, N].
 
     One sum over thousands of terms, as `product` takes it, has up to two and a half times the error of MKL's.
     """

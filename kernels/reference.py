@@ -19,15 +19,18 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def contrasted(p: Tensor, contrast: float, keys: Tensor | int) -> Tensor:
-    """Probabilities p [..., Nk] moved away from 1/keys by the factor ``contrast`` and clipped to [0, 1]."""
+def contrasted(p: Tensor, contrast: float) -> Tensor:
+    """Probabilities p [..., Nk] moved away from 1/Nk by the factor ``contrast`` and clipped to [0, 1]."""
     if contrast == 1:
         return p
-    return (contrast * (p - 1 / keys) + 1 / keys).clamp(0, 1)
+    # Both means are the same number, so a probability equal to it stays as it is at every contrast.
+    mean = p.new_tensor(1 / p.shape[-1])
+    return (contrast * (p - mean) + mean).clamp(0, 1)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return _wide(q) @ _wide(k).transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, H, Nq, Nk]
+    # Scaled before the product: a large score would be rounded once more after it.
+    return _wide(q) / math.sqrt(q.shape[-1]) @ _wide(k).transpose(-1, -2)  # [B, H, Nq, Nk]
 
 
 def _layout(out: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,7 +40,7 @@ def _layout(out: Tensor, dtype: torch.dtype) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
     """q [B, H, Nq, D], k and v [B, H, Nk, D] -> [B, H, Nq, D]."""
-    p = contrasted(_scores(q, k).softmax(-1), contrast, k.shape[2])
+    p = contrasted(_scores(q, k).softmax(-1), contrast)
     return _layout(p @ _wide(v), q.dtype)
 
 
@@ -54,12 +57,20 @@ def labelled_attention(
     """As ``attention``, with classes kept apart where ``restrict``. Labels [B, Nq] and [B, Nk]."""
     if not restrict:
         return attention(q, k, v, contrast)
-    same = query_labels[:, :, None] == key_labels[:, None, :]  # [B, Nq, Nk]
-    known = (query_labels >= 0) & (query_labels < num_classes)  # [B, Nq]
-    seen = torch.where((same.any(-1) & known)[:, :, None], same, True)[:, None]  # [B, 1, Nq, Nk]
-    p = _scores(q, k).masked_fill(~seen, -math.inf).softmax(-1)
-    p = contrasted(p, contrast, seen.sum(-1, keepdim=True)) * seen
-    return _layout(p @ _wide(v), q.dtype)
+    images = []
+    for b in range(q.shape[0]):
+        known = (query_labels[b] >= 0) & (query_labels[b] < num_classes)  # [Nq]
+        image = _wide(q[b])  # [H, Nq, D]
+        # Each class on its own keys alone: 0 times an infinite key that it does not see would be NaN.
+        for c in range(-1, num_classes):
+            rows = (~known if c < 0 else query_labels[b] == c).nonzero()[:, 0]
+            seen = (key_labels[b] == c).nonzero()[:, 0]
+            if c < 0 or len(seen) == 0:
+                seen = torch.arange(k.shape[2], device=k.device)
+            p = contrasted(_scores(q[b][:, rows], k[b][:, seen]).softmax(-1), contrast)  # [H, rows, seen]
+            image = image.index_copy(1, rows, p @ _wide(v[b][:, seen]))
+        images.append(image)
+    return _layout(torch.stack(images), q.dtype)
 
 
 def class_statistics(x: Tensor, labels: Tensor, num_classes: int) -> ClassStatistics:

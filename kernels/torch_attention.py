@@ -97,7 +97,7 @@ def _block(heads: int, queries: int, keys: int, itemsize: int, device: torch.dev
 
 
 def _contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
-    """Probabilities p [..., Nk], in place: contrast·(p - mean) + mean, clipped. ``mean`` is 1/Nk, without dimensions."""
+    """Probabilities p [..., Nk], in place: contrast·(p - mean) + mean, clipped. ``mean`` is 1/Nk, no dimensions."""
     torch.lerp(mean, p, contrast, out=p).clamp_(0, 1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.configs import Tiles, alignment, choose_tiles, split_width
 from kernels.results import AttentionResult
-from kernels.triton_attention_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
+from kernels.triton_attention_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
 from kernels.triton_statistics import MERGED_TILES, empty_statistics, scratch
 from kernels.triton_tiles import device_of, emulates
 
@@ -89,15 +89,20 @@ def launch(
     keys = k.shape[2]
     if tiles is None:
         tiles = _tiles_for(q)
+    exponent_scale = math.log2(math.e) / math.sqrt(width)
+    if keys == 1:
+        # Its probability is 1 at every contrast: exactly, where the rounding of its score is too small to show in the
+        # exponential. (By 0 itself the -inf of keys that do not exist would be NaN.)
+        contrast, exponent_scale = 1.0, 2.0**-100
     blocks, key_tiles = triton.cdiv(queries, tiles.queries), triton.cdiv(keys, tiles.keys)
     programs = batch * heads * blocks
     out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
     maxima = tile_lists = visited = None
-    if skip and contrast > 1:
+    if skip and contrast > LEAST_SKIPPING:
         maxima = torch.empty(programs, key_tiles, tiles.queries, dtype=torch.bfloat16, device=q.device)
         tile_lists = torch.empty(programs, key_tiles, dtype=torch.int32, device=q.device)
         visited = torch.empty(programs, dtype=torch.int32, device=q.device)
-    query_labels = key_labels = None
+    query_labels = key_labels = spoiled = None
     partials: tuple[Tensor | None, ...] = (None, None, None)
     statistics: tuple[Tensor | None, ...] = (None,) * 6
     result: Tensor | AttentionResult = out
@@ -108,6 +113,8 @@ def launch(
         of_key = empty_statistics(batch, heads, num_classes, width, q.device)
         statistics = (*vars(of_query).values(), *vars(of_key).values())
         result = AttentionResult(out, of_query, of_key)
+        if restrict:
+            v, spoiled = _set_apart(v, key_labels, num_classes)
     first, second = split_width(width)
     with device_of(q):
         attention_kernel[(blocks, batch * heads)](
@@ -120,6 +127,7 @@ def launch(
             maxima,
             tile_lists,
             visited,
+            spoiled,
             *partials,
             *statistics,
             *q.stride(),
@@ -132,7 +140,7 @@ def launch(
             queries,
             keys,
             num_classes,
-            math.log2(math.e) / math.sqrt(width),
+            exponent_scale,
             float(contrast),
             D=width,
             FIRST=first,
@@ -156,4 +164,20 @@ def launch(
             maxnreg=tiles.registers,
             enable_fp_fusion=True,
         )
+    if spoiled is not None:
+        of_class = spoiled[:, :, :num_classes]
+        of_key.mean.add_(of_class)
+        of_key.variance.add_(of_class - of_class)
     return Launch(result, visited, key_tiles)
+
+
+def _set_apart(v: Tensor, key_labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """v with 0 for what is not finite, and the sums of that [B, H, C + 1, D]: of each class, last of all keys.
+
+    A tile of values serves rows of several classes, and 0·∞ of a key that a row does not see would be NaN in it. The
+    sums are 0, infinite or NaN; the kernel adds to each row those that it sees.
+    """
+    finite = v.isfinite()
+    lost = torch.where(finite, 0, v).float()
+    sums = [torch.where((key_labels == c)[:, None, :, None], lost, 0).sum(2) for c in range(num_classes)]
+    return torch.where(finite, v, 0), torch.stack([*sums, lost.sum(2)], 2)

@@ -4,10 +4,11 @@ One program holds ROWS queries of one image and head. Without contrast it makes 
 softmax). With contrast the clip needs the final normaliser, so it makes two: the first finds each row's largest
 score m and sum of exponentials l; the second recomputes the scores, and since ``p = e/l`` with ``e = exp(s - m)``,
 
-    p' = clip(e·(β/l) - (β - 1)/N, 0, 1)
+    p' = clip(β·(e/l - 1/N) + 1/N, 0, 1)
 
-is one multiply-add and a clip a score. Where β > 1, p' is exactly 0 for every p below (1 - 1/β)/N: the first pass
-notes each tile's row maxima, and the second visits only tiles that reach the bound. See ``kernels/README.md``.
+is two multiply-adds a score, the second of which clips. Where β > 1, p' is exactly 0 for every p below (1 - 1/β)/N:
+the first pass notes each tile's row maxima, and the second visits only tiles that reach the bound. See
+``kernels/README.md``.
 
 B batch, H heads, Nq queries, Nk keys, D head width, C classes.
 """
@@ -30,6 +31,8 @@ COUNTED_LABELS = 1024
 # A tile is skipped where its largest exponent lies this far (in powers of two) below the bound, so that no
 # rounding of exp2 or of the repeated product can decide whether a probability is 0.
 _SKIP_MARGIN = tl.constexpr(1 / 128)
+# Tiles are skipped at contrasts above this: nearer to 1 the margin, a share of β - 1, is lost in the rounding of p'.
+LEAST_SKIPPING = 1 + 1 / 1024
 
 
 @triton.jit
@@ -112,6 +115,7 @@ def attention_kernel(
     maxima,
     tile_lists,
     visited,
+    spoiled,
     counts,
     moments,
     tickets,
@@ -189,12 +193,12 @@ def attention_kernel(
         key_labels += image * key_label_batch
     row_labels = lanes
     sees_all = row_exists
-    offset = (contrast - 1.0) / keys
+    mean = 1.0 / keys
     if RESTRICT:
         row_labels = tl.load(query_labels + rows * query_label_row, mask=row_exists, other=0).to(tl.int32)
         own = _own_keys(row_labels, key_labels, key_label_row, keys, classes, COUNTED)
         sees_all = own == 0.0
-        offset = ((contrast - 1.0) / tl.where(sees_all, keys.to(tl.float32), own))[:, None]
+        mean = (1.0 / tl.where(sees_all, keys.to(tl.float32), own))[:, None]
 
     largest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -253,12 +257,14 @@ def attention_kernel(
         first += lost
         if SECOND > 0:
             second += lost
-        gain = contrast / total
+        inverse = 1.0 / total
+        level = total
+        if RESTRICT:
+            level = tl.reshape(total[:, None] * mean, [ROWS])
         visits = tiles
         tile_list = tile_lists
         if SKIP:
-            bound = tl.reshape(tl.zeros([ROWS, 1], tl.float32) + offset / contrast, [ROWS])
-            limit = largest + tl.log2(bound * total) - _SKIP_MARGIN
+            limit = largest + tl.log2((1.0 - 1.0 / contrast) * tl.reshape(total[:, None] * mean, [ROWS])) - _SKIP_MARGIN
             limit = tl.where(row_exists, limit, float("inf"))
             tile_list = tile_lists + program.to(tl.int64) * tiles
             tl.debug_barrier()  # maxima are read by other threads than wrote them, and so is the list
@@ -291,7 +297,13 @@ def attention_kernel(
                 EMULATE,
             )
             exponentials = tl.exp2(tl.fma(scores, exponent_scale, -largest[:, None]))
-            p = tl.clamp(tl.fma(exponentials, gain[:, None], -offset), 0.0, 1.0)
+            # The difference from 1/N is rounded once, and multiplied: a flat row's is 0 at every contrast.
+            if RESTRICT:
+                # That of a class's only key is 0 whatever its exponential. (Without classes a register too many.)
+                difference = (exponentials - level[:, None]) * inverse[:, None]
+            else:
+                difference = tl.fma(exponentials, inverse[:, None], -mean)
+            p = tl.clamp(tl.fma(difference, contrast, mean), 0.0, 1.0)
             if RESTRICT:
                 p = tl.where(scores == float("-inf"), 0.0, p)
             columns = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -306,6 +318,17 @@ def attention_kernel(
         first = first / total[:, None]
         if SECOND > 0:
             second = second / total[:, None]
+
+    if RESTRICT:
+        # What is not finite among the values that a row sees: v itself holds 0 there.
+        owner = image_head.to(tl.int64) * (classes + 1) + tl.where(sees_all, classes, row_labels)
+        columns = tl.arange(0, FIRST)
+        held = row_exists[:, None] & (columns < D)[None, :]
+        first += tl.load(spoiled + owner[:, None] * D + columns[None, :], mask=held, other=0.0)
+        if SECOND > 0:
+            columns = FIRST + tl.arange(0, SECOND)
+            held = row_exists[:, None] & (columns < D)[None, :]
+            second += tl.load(spoiled + owner[:, None] * D + columns[None, :], mask=held, other=0.0)
 
     out_base = out + image * out_batch + tl.multiple_of(head * out_head, OUT_ALIGN)
     columns = tl.arange(0, FIRST)

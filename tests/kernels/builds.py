@@ -32,7 +32,7 @@ INTEGER_POINTERS = {
     "visited": "*i32",
     "tickets": "*i32",
 }
-FLOAT_POINTERS = {"counts", "moments", "mean_out", "variance_out", "partials"}
+FLOAT_POINTERS = {"counts", "spoiled", "moments", "mean_out", "variance_out", "partials"}
 DATA = {"q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected"}
 FLOATS = {"exponent_scale", "contrast", "eps"}
 
@@ -149,6 +149,8 @@ def build(
     }
     if not constants["SKIP"]:
         constants |= dict.fromkeys(("maxima", "tile_lists", "visited"))
+    if not restrict:
+        constants["spoiled"] = None
     if not statistics:
         constants |= dict.fromkeys(("query_labels", "key_labels", "counts", "moments", "tickets"))
         constants |= {f"{side}_{name}": None for side in ("query", "key") for name in ("count", "mean", "variance")}

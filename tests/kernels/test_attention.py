@@ -11,7 +11,7 @@ import torch
 from cases import CASES, LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
-from kernels import AttentionResult, Implementation, cross_image_attention
+from kernels import AttentionResult, Implementation, cross_image_attention, torch_attention
 from tests.tolerances import assert_as_accurate
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "torch")
@@ -157,10 +157,63 @@ def test_restriction_never_mixes_in_keys_of_another_class(impl: Implementation) 
     result = cross_image_attention(
         q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, restrict=True, impl=impl
     )
-    if impl == "torch":
-        assert result.out[:, :, of_query != 1].isfinite().all()
+    assert result.out[:, :, of_query != 1].isfinite().all()
     assert not result.out[:, :, of_query == 1].isfinite().any()
     assert result.key.mean[:, :, [0, 2]].isfinite().all()
+
+
+@every_implementation
+@every_dtype
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_keys_that_are_not_seen_may_hold_anything(contrast: float, dtype: torch.dtype, impl: Implementation) -> None:
+    q, k, v = attention_input(CASES[1], dtype)
+    of_query, of_key = labels("per image", 2, 131, 1), labels("per image", 2, 197, 2)
+    of_query[:, :5] = 3  # a class without keys sees them all
+    ours, theirs = of_query == 0, of_key != 0
+    k, v = k.clone(), v.clone()
+    results = []
+    for worst in (0.0, math.nan, math.inf, -math.inf):
+        for t in (k, v):
+            t.masked_fill_(theirs[:, None, :, None], worst)
+        results.append(
+            cross_image_attention(
+                q,
+                k,
+                v,
+                contrast=contrast,
+                query_labels=of_query,
+                key_labels=of_key,
+                num_classes=4,
+                restrict=True,
+                impl=impl,
+            ).out.transpose(1, 2)[ours]
+        )
+        assert torch.equal(results[0], results[-1])
+    assert results[0].isfinite().all()
+
+
+@pytest.mark.parametrize("path", ["reference", "oneDNN", "blocks"])
+@every_dtype
+@pytest.mark.parametrize("contrast", [1.0, 1.67, 0.3, 1e-6, 1e6])
+def test_a_single_key_gives_its_value(
+    contrast: float, dtype: torch.dtype, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path == "blocks":
+        monkeypatch.setattr(torch_attention, "usable", lambda *_: False)
+    impl: Implementation = "reference" if path == "reference" else "torch"
+    q, k, v = attention_input(Case(2, 3, 50, 1, 40), dtype)
+    out = cross_image_attention(3 * q, k, v, contrast=contrast, impl=impl)
+    assert torch.equal(out, v.expand_as(out))
+
+
+@every_implementation
+@pytest.mark.parametrize("contrast", [1.67, 0.3, 1e-6, 1e6])
+def test_a_flat_row_stays_flat(contrast: float, impl: Implementation) -> None:
+    _, k, v = attention_input(Case(1, 2, 9, 37, 40), torch.float32)
+    flat = k.new_zeros(1, 2, 9, 40)
+    out = cross_image_attention(flat, k, v, contrast=contrast, impl=impl)
+    exact = v.double().mean(2, keepdim=True).expand(1, 2, 9, 40)
+    assert_as_accurate(out, plain.attention(flat, k, v, 1.0), exact, per=(0, 1))
 
 
 @every_implementation

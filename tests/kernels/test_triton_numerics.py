@@ -186,6 +186,65 @@ def test_nan_and_infinity_stay_where_they_are(contrast: float) -> None:
 
 
 @every_dtype
+@pytest.mark.parametrize("contrast", [1.0, 1.67, 0.3, 1e-6, 1e6])
+def test_a_single_key_gives_its_value(contrast: float, dtype: torch.dtype) -> None:
+    q, k, v = on_device(*attention_input(Case(2, 1, 19, 1, 40), dtype))
+    out = cross_image_attention(3 * q, k, v, contrast=contrast, impl="triton")
+    assert torch.equal(out, v.expand_as(out))
+
+
+@pytest.mark.parametrize("contrast", [1.67, 0.3, 1e-6, 1e6])
+def test_the_only_key_of_a_class_gives_its_value(contrast: float) -> None:
+    q, k, v = on_device(*attention_input(Case(1, 2, 19, 23, 40), torch.float32))
+    of_query, of_key = on_device(labels("mixed", 1, 19, 1), labels("one pixel", 1, 23))
+    result = cross_image_attention(
+        3 * q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, restrict=True, impl="triton"
+    )
+    out = result.out[:, :, of_query == 2]
+    assert torch.equal(out, v[:, :, of_key == 2].expand_as(out))
+
+
+@pytest.mark.parametrize("contrast", [1.67, 0.3, 1e-6, 1e6])
+def test_a_flat_row_stays_flat(contrast: float) -> None:
+    _, k, v = on_device(*attention_input(Case(1, 2, 9, 37, 40), torch.float32))
+    flat = k.new_zeros(1, 2, 9, 40)
+    out = cross_image_attention(flat, k, v, contrast=contrast, impl="triton")
+    exact = v.double().mean(2, keepdim=True).expand(1, 2, 9, 40)
+    assert_as_accurate(out, plain.attention(flat, k, v, 1.0), exact, per=(0, 1))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("contrast", [1.0, 1.67, 0.6])
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+def test_keys_that_are_not_seen_may_hold_anything(worst: float, contrast: float) -> None:
+    q, k, v = on_device(*attention_input(Case(1, 1, 20, 35, 40), torch.float32))
+    of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 35, 2))
+    of_query[:2] = 3  # a class without keys sees them all
+    k, v = k.clone(), v.clone()
+    from kernels import triton_attention
+
+    pair = (of_query[None], of_key[None])
+    before = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    v[:, :, of_key == 1, 3] = worst
+    values = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    k[:, :, of_key == 1] = worst
+    both = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    assert isinstance(before, AttentionResult)
+    assert isinstance(values, AttentionResult)
+    assert isinstance(both, AttentionResult)
+    unseen = (of_query == 0) | (of_query == 2)
+    for after in (values, both):
+        assert torch.equal(after.out[:, :, unseen], before.out[:, :, unseen])
+        assert not after.out[0, 0, ~unseen, 3].isfinite().any()
+        torch.testing.assert_close(after.key.mean[:, :, [0, 2]], before.key.mean[:, :, [0, 2]], rtol=0, atol=0)
+        assert not after.key.mean[0, 0, 1, 3].isfinite()
+        assert after.key.variance[0, 0, 1, 3].isnan()
+        assert after.key.mean[0, 0, 1, :3].isfinite().all()
+    others = [column for column in range(40) if column != 3]
+    assert torch.equal(values.out[..., others], before.out[..., others])
+
+
+@every_dtype
 def test_public_function_and_features_agree_with_the_reference(dtype: torch.dtype) -> None:
     q, k, v = on_device(*attention_input(Case(1, 1, 70, 66, 40), dtype))
     of_query, of_key = on_device(labels("mixed", 1, 70, 1), labels("one pixel", 1, 66, 2))
