@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from kernels.adain import adain_features, masked_adain
 from kernels.attention import class_statistics, cross_image_attention
+from kernels.checks import CONTRAST_RANGE
 from kernels.layers import geglu, group_norm
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 __all__ = [
+    "CONTRAST_RANGE",
     "AttentionResult",
     "ClassStatistics",
     "Implementation",

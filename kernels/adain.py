@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from kernels import checks, reference, torch_adain
-from kernels.results import AttentionResult, Implementation
+from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 AdainClasses = Iterable[int]
 
@@ -49,16 +50,24 @@ def masked_adain(
     Raises:
         ValueError: naming every reason at once.
     """
-    wanted = tuple(dict.fromkeys(classes))
     reasons = checks.Reasons("masked_adain")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    counted = checks.check_num_classes(reasons, num_classes)
+    checks.check_eps(reasons, eps)
+    listed: list[int] = []
+    if reasons.unless(isinstance(classes, Iterable), f"classes must be integers, is {checks.shown(classes)}"):
+        # A tensor without dimensions says it can be gone through, and cannot.
+        listed = [] if isinstance(classes, Tensor) else list(classes)
+        integers = not isinstance(classes, Tensor) and all(map(checks.is_integer, listed))
+        if reasons.unless(integers, f"classes must be integers, is {checks.shown(classes)}") and counted:
+            outside = [c for c in listed if not 0 <= c < num_classes]
+            reasons.unless(not outside, f"classes {checks.shown(outside)} are outside 0..{num_classes - 1}")
+    tensors = {"z": z, "source": source, "z_labels": z_labels, "source_labels": source_labels}
+    if not (checks.check_tensors(reasons, tensors) and comparable):
+        reasons.throw()
     checks.check_alike(reasons, {"z": z, "source": source})
     checks.check_triton(reasons, impl, z)
-    checks.check_num_classes(reasons, num_classes)
     checks.check_no_gradient(reasons, impl, {"z": z, "source": source})
-    reasons.unless(eps >= 0, f"eps must not be below 0, is {eps}")
-    outside = [c for c in wanted if not 0 <= c < num_classes]
-    reasons.unless(not outside, f"classes {outside} are outside 0..{num_classes - 1}")
     for name, t in (("z", z), ("source", source)):
         reasons.unless(t.ndim == 4 and t.numel() > 0, f"{name} must be [B, C, h, w], is {checks.shape(t)}")
     if z.ndim == source.ndim == 4:
@@ -70,9 +79,12 @@ def masked_adain(
         for name, labels, data in (("z_labels", z_labels, z), ("source_labels", source_labels, source)):
             side = tuple(data.shape[2:])
             shapes = (side, (data.shape[0], *side))
-            checks.check_labels(reasons, name, labels, shapes, num_classes, data.device)
+            checks.check_labels(reasons, name, labels, shapes, num_classes if counted else None, data.device)
     reasons.throw()
 
+    wanted = tuple(dict.fromkeys(int(c) for c in listed))
+    num_classes, eps = int(num_classes), float(eps)
+    z_labels, source_labels = (checks.comparable(labels, num_classes) for labels in (z_labels, source_labels))
     z_labels = z_labels.expand(z.shape[0], *z.shape[2:])  # [B, h, w]
     source = source.expand(z.shape[0], -1, -1, -1)  # [B, C, h', w']
     source_labels = source_labels.expand(z.shape[0], *source.shape[2:])  # [B, h', w']
@@ -106,18 +118,42 @@ def adain_features(
     Raises:
         ValueError: naming every reason at once.
     """
-    out, count = result.out, result.query.count
     reasons = checks.Reasons("adain_features")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    checks.check_eps(reasons, eps)
+    whole = isinstance(result, AttentionResult) and all(
+        isinstance(side, ClassStatistics) for side in (result.query, result.key)
+    )
+    reasons.unless(whole, "result must be what cross_image_attention gave with labels")
+    readable = checks.check_tensors(reasons, {"query_labels": query_labels})
+    if not (whole and comparable and readable):
+        reasons.throw()
+    out = result.out
+    parts = {"query." + name: t for name, t in vars(result.query).items()}
+    parts |= {"key." + name: t for name, t in vars(result.key).items()}
+    if not checks.check_tensors(reasons, {"out": out} | parts):
+        reasons.throw()
     checks.check_alike(reasons, {"out": out})
+    if not reasons.unless(out.ndim == 4 and out.numel() > 0, f"out must be [B, H, N, D], is {checks.shape(out)}"):
+        reasons.throw()
     checks.check_triton(reasons, impl, out, out.shape[-1])
     checks.check_no_gradient(reasons, impl, {"out": out})
-    reasons.unless(eps >= 0, f"eps must not be below 0, is {eps}")
-    shapes = ((out.shape[2],), (out.shape[0], out.shape[2]))
-    checks.check_labels(reasons, "query_labels", query_labels, shapes, count.shape[1], out.device)
+    batch, heads, queries, width = out.shape
+    count = result.query.count
+    num_classes = count.shape[-1] if count.ndim == 2 else 0
+    for name, t in parts.items():
+        counts = name.endswith("count")
+        wanted = (batch, num_classes) if counts else (batch, heads, num_classes, width)
+        types = checks.INTEGERS if counts else (torch.float32, torch.float64)
+        fits = tuple(t.shape) == wanted and num_classes > 0 and t.dtype in types and t.device == out.device
+        reasons.unless(fits, f"{name} is not of the same attention as out: {checks.shape(t)}, {t.dtype}, {t.device}")
+    if not reasons:
+        shapes = ((queries,), (batch, queries))
+        checks.check_labels(reasons, "query_labels", query_labels, shapes, num_classes, out.device)
     reasons.throw()
 
-    query_labels = query_labels.expand(out.shape[0], out.shape[2])  # [B, Nq]
+    eps = float(eps)
+    query_labels = checks.comparable(query_labels, num_classes).expand(out.shape[0], out.shape[2])  # [B, Nq]
     if impl == "reference":
         return reference.adain_features(result, query_labels, eps)
     if impl == "torch":

@@ -66,13 +66,14 @@ def cross_image_attention(
     returned tensor or of its values before the last rounding to a half type.
 
     With ``restrict`` the queries of class c see the keys of class c alone, and 1/Nk becomes 1/(number of keys
-    of class c). Queries of a class without keys see all keys.
+    of class c). Queries of a class without keys see all keys. A key that a query does not see changes nothing in its
+    row, even where it is not finite.
 
     Args:
         q: [B, H, Nq, D], any strides; float16, bfloat16, float32 or float64.
         k: [B, H, Nk, D], any strides.
         v: [B, H, Nk, D], any strides.
-        contrast: finite, above 0; below 1 it flattens.
+        contrast: within ``CONTRAST_RANGE``, 1e-6 to 1e6; below 1 it flattens.
         query_labels: integers 0..C-1, [Nq] or [B, Nq]; given together with ``key_labels``.
         key_labels: integers 0..C-1, [Nk] or [B, Nk].
         num_classes: C; read from the labels where not given.
@@ -87,13 +88,19 @@ def cross_image_attention(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("cross_image_attention")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    checks.check_contrast(reasons, contrast)
+    if num_classes is not None:
+        checks.check_num_classes(reasons, num_classes)
+    checks.check_flag(reasons, "restrict", restrict)
+    data = {"q": q, "k": k, "v": v}
+    given = {name: t for name, t in (("query_labels", query_labels), ("key_labels", key_labels)) if t is not None}
+    if not (checks.check_tensors(reasons, data | given) and comparable and isinstance(restrict, bool)):
+        reasons.throw()
     checks.check_heads(reasons, q, k, v)
     checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
-    checks.check_contrast(reasons, contrast)
-    checks.check_num_classes(reasons, num_classes)
     if impl != "torch" or contrast != 1 or restrict or query_labels is not None:
-        checks.check_no_gradient(reasons, impl, {"q": q, "k": k, "v": v})
+        checks.check_no_gradient(reasons, impl, data)
     if query_labels is None or key_labels is None:
         reasons.unless(query_labels is key_labels, "query_labels and key_labels are given together or not at all")
         reasons.unless(not restrict, "restrict needs query_labels and key_labels")
@@ -106,6 +113,7 @@ def cross_image_attention(
             checks.check_labels(reasons, name, labels, ((count,), (batch, count)), num_classes, q.device)
     reasons.throw()
 
+    contrast = float(contrast)
     if query_labels is None or key_labels is None:
         if impl == "reference":
             return reference.attention(q, k, v, contrast)
@@ -117,8 +125,11 @@ def cross_image_attention(
 
     if num_classes is None:
         num_classes = 1 + max(int(query_labels.max()), int(key_labels.max()))
-    query_labels = query_labels.expand(q.shape[0], q.shape[2])  # [B, Nq]
-    key_labels = key_labels.expand(k.shape[0], k.shape[2])  # [B, Nk]
+        checks.check_num_classes(reasons, num_classes)  # on a GPU labels have not been looked at
+        reasons.throw()
+    num_classes = int(num_classes)
+    query_labels = checks.comparable(query_labels, num_classes).expand(q.shape[0], q.shape[2])  # [B, Nq]
+    key_labels = checks.comparable(key_labels, num_classes).expand(k.shape[0], k.shape[2])  # [B, Nk]
     if impl == "reference":
         out = reference.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, restrict)
         query = reference.class_statistics(out, query_labels, num_classes)
@@ -149,17 +160,20 @@ def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Imple
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("class_statistics")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    counted = checks.check_num_classes(reasons, num_classes)
+    if not (checks.check_tensors(reasons, {"x": x, "labels": labels}) and comparable):
+        reasons.throw()
     checks.check_alike(reasons, {"x": x})
     checks.check_triton(reasons, impl, x, x.shape[-1] if x.ndim == 4 else None)
-    checks.check_num_classes(reasons, num_classes)
     checks.check_no_gradient(reasons, impl, {"x": x})
     if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, H, N, D], is {checks.shape(x)}"):
         shapes = ((x.shape[2],), (x.shape[0], x.shape[2]))
-        checks.check_labels(reasons, "labels", labels, shapes, num_classes, x.device)
+        checks.check_labels(reasons, "labels", labels, shapes, num_classes if counted else None, x.device)
     reasons.throw()
 
-    labels = labels.expand(x.shape[0], x.shape[2])  # [B, N]
+    num_classes = int(num_classes)
+    labels = checks.comparable(labels, num_classes).expand(x.shape[0], x.shape[2])  # [B, N]
     if impl == "reference":
         return reference.class_statistics(x, labels, num_classes)
     if impl == "torch":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import get_args
@@ -15,6 +16,11 @@ from kernels.configs import NARROWEST, WIDEST
 from kernels.results import Implementation
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Contrasts that every implementation holds in float32, with room for the products they are part of.
+CONTRAST_RANGE: tuple[float, float] = (1e-6, 1e6)
+# Implementations go through the classes one by one, and hold a row of statistics for each.
+MOST_CLASSES = 2**16
+MOST_EPS = torch.finfo(torch.float32).max
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -45,10 +51,56 @@ def shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
 
 
-def check_impl(reasons: Reasons, impl: str) -> None:
-    """``impl`` is one of the three names."""
+def shown(value: object) -> str:
+    """Any value in one short line."""
+    if isinstance(value, Tensor):
+        return "a tensor"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of thousands of digits, or an object that cannot be written
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_integer(value: object) -> bool:
+    """Whether it is an integer, NumPy's among them; True and False are not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_impl(reasons: Reasons, impl: object) -> bool:
+    """``impl`` is one of the three names; gives whether it can be compared with them."""
     names = get_args(Implementation)
-    reasons.unless(impl in names, f"impl must be one of {', '.join(names)}, not {impl!r}")
+    is_name = isinstance(impl, str)
+    reasons.unless(is_name and impl in names, f"impl must be one of {', '.join(names)}, not {shown(impl)}")
+    return is_name
+
+
+def check_tensors(reasons: Reasons, values: Mapping[str, object]) -> bool:
+    """Each value is a tensor with strides: what every other check of tensors asks first."""
+    fine = True
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            fine = reasons.unless(False, f"{name} must be a tensor, is {shown(value)}")
+        elif value.is_nested or value.layout != torch.strided or value.is_quantized:
+            fine = reasons.unless(False, f"{name} must be a dense tensor, neither sparse, nested nor quantised")
+    return fine
+
+
+def check_flag(reasons: Reasons, name: str, value: object) -> None:
+    """True or False and nothing else."""
+    reasons.unless(isinstance(value, bool), f"{name} must be True or False, is {shown(value)}")
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    # Compared, not converted: an integer may be larger than any float.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def check_eps(reasons: Reasons, eps: object) -> None:
+    """A number from 0 to the largest of float32."""
+    reasons.unless(
+        _within(eps, 0, MOST_EPS), f"eps must be a finite number of float32 and not below 0, is {shown(eps)}"
+    )
 
 
 def check_heads(reasons: Reasons, q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -73,9 +125,12 @@ def check_alike(reasons: Reasons, tensors: dict[str, Tensor]) -> None:
     reasons.unless(len(devices) == 1, f"{names} are on several devices: {', '.join(sorted(map(str, devices)))}")
 
 
-def check_contrast(reasons: Reasons, contrast: float) -> None:
-    """The contrast is a finite number above 0."""
-    reasons.unless(math.isfinite(contrast) and contrast > 0, f"contrast must be finite and above 0, is {contrast}")
+def check_contrast(reasons: Reasons, contrast: object) -> None:
+    """The contrast is a number in ``CONTRAST_RANGE``."""
+    low, high = CONTRAST_RANGE
+    reasons.unless(
+        _within(contrast, low, high), f"contrast must be a number from {low:g} to {high:g}, is {shown(contrast)}"
+    )
 
 
 def check_labels(
@@ -95,16 +150,23 @@ def check_labels(
     reasons.unless(tuple(labels.shape) in shapes, f"{name} must be {allowed}, is {shape(labels)}")
     integral = reasons.unless(labels.dtype in INTEGERS, f"{name} must be integers, is {labels.dtype}")
     reasons.unless(labels.device == device, f"{name} is on {labels.device}, the data on {device}")
-    if integral and num_classes is not None and labels.device.type == "cpu" and labels.numel() > 0:
+    if integral and labels.device.type == "cpu" and labels.numel() > 0:
         low, high = int(labels.min()), int(labels.max())
-        reasons.unless(
-            low >= 0 and high < num_classes, f"{name} has labels {low}..{high}, outside 0..{num_classes - 1}"
-        )
+        most = MOST_CLASSES if num_classes is None else num_classes
+        reasons.unless(low >= 0 and high < most, f"{name} has labels {low}..{high}, outside 0..{most - 1}")
 
 
-def check_num_classes(reasons: Reasons, num_classes: int | None) -> None:
-    """At least one class, where the number is given."""
-    reasons.unless(num_classes is None or num_classes >= 1, f"num_classes must be at least 1, is {num_classes}")
+def check_num_classes(reasons: Reasons, num_classes: object) -> bool:
+    """A number of classes."""
+    return reasons.unless(
+        is_integer(num_classes) and _within(num_classes, 1, MOST_CLASSES),
+        f"num_classes must be at least 1 and at most {MOST_CLASSES}, an integer, is {shown(num_classes)}",
+    )
+
+
+def comparable(labels: Tensor, num_classes: int) -> Tensor:
+    """The labels in a type that holds every class: PyTorch takes 300 for 44 beside uint8."""
+    return labels if num_classes <= torch.iinfo(torch.int8).max else labels.long()
 
 
 def check_triton(reasons: Reasons, impl: str, x: Tensor, width: int | None = None) -> None:

@@ -5,8 +5,6 @@ B batch, C channels, G groups, H and W height and width of the grid.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -49,16 +47,23 @@ def group_norm(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("group_norm")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    checks.check_eps(reasons, eps)
+    checks.check_flag(reasons, "silu", silu)
+    positive = reasons.unless(
+        checks.is_integer(groups) and groups >= 1,
+        f"groups must be at least 1, an integer, is {checks.shown(groups)}",
+    )
+    if not (checks.check_tensors(reasons, {"x": x, "weight": weight, "bias": bias}) and comparable):
+        reasons.throw()
     checks.check_alike(reasons, {"x": x, "weight": weight, "bias": bias})
     checks.check_triton(reasons, impl, x)
     if impl == "triton":
         checks.check_no_gradient(reasons, impl, {"x": x, "weight": weight, "bias": bias})
-    reasons.unless(math.isfinite(eps) and eps >= 0, f"eps must be finite and not below 0, is {eps}")
-    positive = reasons.unless(groups >= 1, f"groups must be at least 1, is {groups}")
     if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, C, H, W], is {checks.shape(x)}"):
         channels = x.shape[1]
-        reasons.unless(not positive or channels % groups == 0, f"{groups} groups do not divide {channels} channels")
+        divides = not positive or channels % groups == 0
+        reasons.unless(divides, f"{checks.shown(groups)} groups do not divide {channels} channels")
         for name, t in (("weight", weight), ("bias", bias)):
             reasons.unless(t.shape == (channels,), f"{name} must be [{channels}], is {checks.shape(t)}")
         if impl == "triton":
@@ -69,6 +74,7 @@ def group_norm(
             reasons.unless(near, f"impl='triton' takes {most}, not {checks.shape(x)} with strides {strides}")
     reasons.throw()
 
+    groups, eps = int(groups), float(eps)
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     if impl == "reference":
@@ -98,7 +104,9 @@ def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("geglu")
-    checks.check_impl(reasons, impl)
+    comparable = checks.check_impl(reasons, impl)
+    if not (checks.check_tensors(reasons, {"projected": projected}) and comparable):
+        reasons.throw()
     checks.check_alike(reasons, {"projected": projected})
     checks.check_triton(reasons, impl, projected)
     if impl == "triton":
