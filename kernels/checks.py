@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def check_flag(reasons: Reasons, name: str, value: object) -> None:
     reasons.unless(isinstance(value, bool), f"{name} must be True or False, is {shown(value)}")
 
 
-def _within(value: object, low: float, high: float) -> bool:
+def _within(value: Any, low: float, high: float) -> bool:
     # Compared, not converted: an integer may be larger than any float.
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(low <= value <= high)
 
