@@ -93,7 +93,8 @@ def check_flag(reasons: Reasons, name: str, value: object) -> None:
 
 def _within(value: Any, low: float, high: float) -> bool:
     # Compared, not converted: an integer may be larger than any float.
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(low <= value <= high)
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and bool(low <= value <= high)
 
 
 def check_eps(reasons: Reasons, eps: object) -> None:
