@@ -32,6 +32,7 @@ from patches.panel import panel
 from patches.record import Record, Value, file_sha256
 from sampler.execution import Execution
 from sampler.generate import Progress, Task, generate_series
+from sampler.masks import vanishing_classes
 from sampler.patch import Patch
 from sampler.settings import Settings, choose, in_proportion, read_recommended
 
@@ -120,6 +121,9 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
     targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
     patches = [Patch(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    for path, whole, padded in zip(masks, labels.maps, (origin_labels, *targets), strict=True):
+        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), loaded.config.vae.factor):
+            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), loaded.config.vae.factor)
     for path, patch in zip(request.target_masks, patches, strict=True):
         yield from _warnings(patch, settings, labels, path, loaded.config.vae.factor)
     tasks = [Task(patches[item.target], request.seed + item.variant) for item in planned]
@@ -170,6 +174,13 @@ def _settings(request: Request) -> tuple[Settings, list[str]]:
 
 def _listing(values: Mapping[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+
+
+def _vanished(path: Path, name: str, pixels: int, factor: int) -> Note:
+    return Note(
+        f"{path}: class {name} covers {pixels} px and nowhere most of a latent position ({factor}×{factor} px): "
+        "it vanishes, and takes no part in the image"
+    )
 
 
 def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:

@@ -151,7 +151,9 @@ def _read_value(name: str, text: str) -> int:
     digits = text.removeprefix("-").lstrip("0") or "0"
     # int() refuses thousands of digits with an error of its own.
     if len(digits) > 10 or not LOWEST <= int(digits) * (-1 if text[0] == "-" else 1) <= HIGHEST:
-        raise InputError(f"--classes: {brief(name)}={brief(text, 20)} is beyond what label maps hold, {LOWEST}..{HIGHEST}")
+        raise InputError(
+            f"--classes: {brief(name)}={brief(text, 20)} is beyond what label maps hold, {LOWEST}..{HIGHEST}"
+        )
     return int(digits) * (-1 if text[0] == "-" else 1)
 
 

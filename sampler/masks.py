@@ -45,6 +45,13 @@ def latent_labels(labels: Tensor, num_classes: int, factor: int) -> Tensor:
     return best
 
 
+def vanishing_classes(labels: Tensor, num_classes: int, factor: int) -> list[int]:
+    """Classes of a label map [H, W] that have pixels and win no latent position of ``factor`` px."""
+    pixels = torch.bincount(labels.flatten(), minlength=num_classes).tolist()
+    left = torch.bincount(latent_labels(labels, num_classes, factor).flatten(), minlength=num_classes).tolist()
+    return [c for c in range(num_classes) if pixels[c] and not left[c]]
+
+
 def unmatched_classes(target: Tensor, origin: Tensor, num_classes: int) -> list[int]:
     """Classes present in ``target`` that AdaIN must leave alone: fewer than 2 latent positions on either side.
 

@@ -1,0 +1,136 @@
+"""Masks in colour: the same colour is the same class in every file of a run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.errors import InputError
+from patches.classes import ClassMap
+from patches.labels import read_label_set
+from tests.fuzz.mutations import TEXTS
+
+RED, BLUE, GREEN = (230, 20, 30), (0, 114, 178), (1, 200, 3)
+FIRST = np.random.default_rng(0).integers(0, 2, (24, 32))
+SECOND = np.random.default_rng(1).integers(0, 2, (24, 32))
+
+
+def save_palette(path: Path, labels: NDArray[np.int64], colours: list[tuple[int, int, int]]) -> Path:
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(path)
+    return path
+
+
+def save_rgb(path: Path, labels: NDArray[np.int64], colours: list[tuple[int, int, int]]) -> Path:
+    Image.fromarray(np.array(colours, dtype=np.uint8)[labels]).save(path)
+    return path
+
+
+def test_palettes_in_another_order_give_the_same_classes(tmp_path: Path) -> None:
+    origin = save_palette(tmp_path / "o.png", FIRST, [RED, BLUE])
+    same = save_palette(tmp_path / "s.png", SECOND, [RED, BLUE])
+    swapped = save_palette(tmp_path / "w.png", 1 - SECOND, [BLUE, RED])
+    plain = read_label_set([origin, same], None)
+    assert plain.notes == ()
+    assert not plain.classes.colours
+    mixed = read_label_set([origin, same, swapped], None)
+    for maps in (plain.maps, mixed.maps):
+        np.testing.assert_array_equal(maps[0], FIRST)
+        np.testing.assert_array_equal(maps[1], SECOND)
+    np.testing.assert_array_equal(mixed.maps[2], SECOND)
+    assert mixed.notes == (
+        "label maps in colour: class 0 #e6141e, class 1 #0072b2; --classes name0=#e6141e,name1=#0072b2 names them, in "
+        "another order if need be",
+    )
+
+
+def test_a_palette_of_the_one_colour_in_use_is_no_other_class(tmp_path: Path) -> None:
+    origin = save_palette(tmp_path / "o.png", FIRST, [RED, BLUE])
+    alone = save_palette(tmp_path / "a.png", np.zeros_like(FIRST), [BLUE])
+    assert (read_label_set([origin, alone], None).maps[1] == 1).all()
+    longer = save_palette(tmp_path / "l.png", np.full_like(FIRST, 2), [GREEN, RED, BLUE])
+    assert (read_label_set([origin, longer], None).maps[1] == 1).all()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_rgb_classes_do_not_depend_on_the_order_of_files(order: tuple[int, ...], tmp_path: Path) -> None:
+    labels = np.random.default_rng(2).integers(0, 3, (24, 32))
+    paths = [
+        save_rgb(tmp_path / "0.png", labels, [RED, BLUE, GREEN]),
+        save_rgb(tmp_path / "1.png", FIRST, [GREEN, RED]),
+        save_rgb(tmp_path / "2.png", SECOND, [BLUE, GREEN]),
+    ]
+    result = read_label_set([paths[index] for index in order], None)
+    assert result.classes.values == (0x0072B2, 0x01C803, 0xE6141E), "in the order of their codes"
+    np.testing.assert_array_equal(result.maps[order.index(0)], np.array([2, 0, 1])[labels])
+    np.testing.assert_array_equal(result.maps[order.index(1)], np.array([1, 2])[FIRST])
+    assert "class 0 #0072b2, class 1 #01c803, class 2 #e6141e" in result.notes[0]
+
+
+def test_colours_given_name_the_classes_in_every_kind_of_file(tmp_path: Path) -> None:
+    classes = ClassMap.parse("stroma=#0072B2, epithelium=#e6141e,lumen=#FFF")
+    colours = [BLUE, RED, (255, 255, 255)]
+    labels = np.random.default_rng(3).integers(0, 3, (24, 32))
+    grey = tmp_path / "g.png"
+    Image.fromarray(np.full((24, 32), 255, dtype=np.uint8)).save(grey)
+    paths = [
+        save_rgb(tmp_path / "0.png", labels, colours),
+        save_palette(tmp_path / "1.png", 2 - labels, colours[::-1]),
+        grey,
+    ]
+    result = read_label_set(paths, classes)
+    np.testing.assert_array_equal(result.maps[0], labels)
+    np.testing.assert_array_equal(result.maps[1], labels)
+    assert (result.maps[2] == 2).all()
+    assert str(classes) == "stroma=#0072b2,epithelium=#e6141e,lumen=#ffffff"
+    assert ClassMap.parse(str(classes)) == classes
+
+
+def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    palette = save_palette(tmp_path / "p.png", FIRST, [RED, BLUE])
+    swapped = save_palette(tmp_path / "w.png", FIRST, [BLUE, RED])
+    twice = save_palette(tmp_path / "t.png", FIRST, [BLUE, BLUE])
+    rgb = save_rgb(tmp_path / "r.png", FIRST, [RED, BLUE])
+    grey = tmp_path / "g.png"
+    Image.fromarray(FIRST.astype(np.uint8)).save(grey)
+    numbers = ClassMap.parse("a=0,b=1")
+    for paths, classes, words in (
+        ([palette, swapped], numbers, "one number different colours; give colours, as in --classes name0=#e6141e"),
+        ([palette, rgb], numbers, r"r\.png: a label map in colour, without numbers"),
+        ([grey, rgb], None, r"g\.png: in grey, while .*r\.png"),
+        ([palette, twice], None, r"t\.png: two labels have the colour #0072b2"),
+        ([rgb], ClassMap.parse("a=#e6141e,b=#0072b3"), "the colour #0072b2 .* has no class"),
+    ):
+        with pytest.raises(InputError, match=words) as refusal:
+            read_label_set(paths, classes)
+        assert "\n" not in str(refusal.value)
+
+
+def test_numbered_nuclei_are_told_apart_from_classes(tmp_path: Path) -> None:
+    for count in (17, 40):
+        labels = np.arange(24 * 32).reshape(24, 32) % count
+        Image.fromarray(labels.astype(np.uint16)).save(tmp_path / f"{count}.png")
+    (note,) = read_label_set([tmp_path / "17.png"], None).notes
+    assert note.startswith("17 classes were read")
+    assert "nuclei or glands" in note
+    with pytest.raises(InputError, match="numbers each nucleus"):
+        read_label_set([tmp_path / "40.png"], None)
+
+
+HOSTILE = [*TEXTS, "a=#12", "a=#gggggg", "a=0,b=#ffffff", "a\x1b=0", "a=0,a=1", "a=1,b=1", "a=99999999999999999999"]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:12]))
+def test_hostile_classes_are_read_back_as_written_or_refused_in_one_line(text: str) -> None:
+    try:
+        classes = ClassMap.parse(text)
+    except InputError as refusal:
+        assert str(refusal).isprintable()
+    else:
+        assert ClassMap.parse(str(classes)) == classes
