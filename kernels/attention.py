@@ -89,7 +89,7 @@ def cross_image_attention(
     """
     reasons = checks.Reasons("cross_image_attention")
     comparable = checks.check_impl(reasons, impl)
-    checks.check_contrast(reasons, contrast)
+    contrasted = not checks.check_contrast(reasons, contrast) or contrast != 1
     if num_classes is not None:
         checks.check_num_classes(reasons, num_classes)
     checks.check_flag(reasons, "restrict", restrict)
@@ -99,7 +99,7 @@ def cross_image_attention(
         reasons.throw()
     checks.check_heads(reasons, q, k, v)
     checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
-    if impl != "torch" or contrast != 1 or restrict or query_labels is not None:
+    if impl != "torch" or contrasted or restrict or query_labels is not None:
         checks.check_no_gradient(reasons, impl, data)
     if query_labels is None or key_labels is None:
         reasons.unless(query_labels is key_labels, "query_labels and key_labels are given together or not at all")

@@ -126,10 +126,10 @@ def check_alike(reasons: Reasons, tensors: dict[str, Tensor]) -> None:
     reasons.unless(len(devices) == 1, f"{names} are on several devices: {', '.join(sorted(map(str, devices)))}")
 
 
-def check_contrast(reasons: Reasons, contrast: object) -> None:
+def check_contrast(reasons: Reasons, contrast: object) -> bool:
     """The contrast is a number in ``CONTRAST_RANGE``."""
     low, high = CONTRAST_RANGE
-    reasons.unless(
+    return reasons.unless(
         _within(contrast, low, high), f"contrast must be a number from {low:g} to {high:g}, is {shown(contrast)}"
     )
 
