@@ -25,6 +25,7 @@ from jobs.resources import (
 )
 from jobs.results import plan_latents, refuse_foreign, replaced, write_result
 from model.errors import InputError
+from patches.fonts import fonts_for
 from patches.images import crop, pad_to_multiple, read_image
 from patches.labels import ClassMap, LabelSet, check_same_size, read_label_set
 from patches.output import Output, plan_outputs
@@ -105,6 +106,11 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     latent_files = plan_latents(request.save_latents, planned, (*inputs, request.weights), request.weights)
     refuse_foreign(planned, request.weights)
     yield from (Note(text) for text in (*notes, *labels.notes))
+    fonts = fonts_for(labels.classes.names)
+    for index, name in enumerate(labels.classes.names):
+        if fonts[index] is None:
+            fix = "install one that has it, such as Noto"
+            yield Note(f"no font here can draw the name {name}: the panel's legend says class {index}; {fix}")
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.pack()
@@ -144,7 +150,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
         item, latents_path = planned[event.index], latent_files[event.index]
         target = labels.maps[1 + item.target]
         pixels = crop(event.image, *target.shape)
-        sheet = panel(image, labels.maps[0], target, pixels, labels.classes.names)
+        sheet = panel(image, labels.maps[0], target, pixels, labels.classes.names, fonts)
         write_result(item, latents_path, pixels, sheet, event.latents, records[event.index])
         yield Written(item.image, item.panel, latents_path)
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from patches.fonts import Font
+
 # Okabe and Ito's colours for all kinds of colour vision (jfly.uni-koeln.de/color), the most distant ones first.
 PALETTE = (
     (230, 159, 0),
@@ -23,6 +25,7 @@ CAPTIONS = ("origin", "origin mask", "target mask", "result")
 
 _GAP = 8
 _SWATCH = 12
+_LONGEST_NAME = 60
 _WHITE = (255, 255, 255)
 _BLACK = (0, 0, 0)
 
@@ -52,10 +55,13 @@ def panel(
     target_labels: NDArray[np.int64],
     result: NDArray[np.uint8],
     class_names: Sequence[str],
+    fonts: Sequence[Font | None] | None = None,
 ) -> NDArray[np.uint8]:
     """Put origin [H, W, 3], its labels [H, W], target labels [H', W'] and result [H', W', 3] side by side.
 
-    Pixels keep their size; below the captions and images a legend names the classes. Returns uint8 [·, ·, 3].
+    Pixels keep their size; below the captions and images a legend names the classes, each in its font of ``fonts``
+    (`patches.fonts.fonts_for`; None: Pillow's own for all). A name without one is written as its number, one that is
+    very long is shortened. Returns uint8 [·, ·, 3].
 
     Raises:
         ValueError: a mask and its image differ in size, or a label has no name.
@@ -67,10 +73,15 @@ def panel(
     tiles = [Image.fromarray(t) for t in (origin, paint(origin_labels, count), paint(target_labels, count), result)]
 
     font = ImageFont.load_default()
-    line = _text_height(font) + 4
+    own = [font] * count if fonts is None else [font if each is None else each for each in fonts]
+    names = [
+        _short(name) if fonts is None or fonts[index] is not None else f"class {index}"
+        for index, name in enumerate(class_names)
+    ]
+    line = max(_text_height(each) for each in (font, *own)) + 4
     columns = [max(tile.width, _text_width(font, caption)) for tile, caption in zip(tiles, CAPTIONS, strict=True)]
     width = sum(columns) + _GAP * (len(tiles) + 1)
-    rows = _legend_rows(font, class_names, width - 2 * _GAP)
+    rows = _legend_rows(own, names, width - 2 * _GAP)
     image_top = _GAP + line
     legend_top = image_top + max(tile.height for tile in tiles) + _GAP
     sheet = Image.new("RGB", (width, legend_top + line * len(rows) + _GAP), _WHITE)
@@ -86,27 +97,29 @@ def panel(
         for index, start in entries:
             x = _GAP + start
             draw.rectangle((x, top, x + _SWATCH - 1, top + _SWATCH - 1), fill=colour(index))
-            draw.text((x + _SWATCH + 4, top), class_names[index], fill=_BLACK, font=font)
+            draw.text((x + _SWATCH + 4, top), names[index], fill=_BLACK, font=own[index])
     return np.array(sheet)
 
 
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+def _short(name: str) -> str:
+    printable = "".join(c if c.isprintable() else " " for c in name[: _LONGEST_NAME + 1])
+    return printable if len(printable) <= _LONGEST_NAME else f"{printable[:_LONGEST_NAME]}…"
 
 
-def _text_width(font: _Font, text: str) -> int:
+def _text_width(font: Font, text: str) -> int:
     return int(np.ceil(font.getbbox(text)[2]))
 
 
-def _text_height(font: _Font) -> int:
+def _text_height(font: Font) -> int:
     return max(_SWATCH, int(np.ceil(font.getbbox("Agp")[3])))
 
 
-def _legend_rows(font: _Font, names: Sequence[str], width: int) -> list[list[tuple[int, int]]]:
+def _legend_rows(fonts: Sequence[Font], names: Sequence[str], width: int) -> list[list[tuple[int, int]]]:
     """Class indices and where each starts, broken into rows no wider than ``width`` where that can be."""
     rows: list[list[tuple[int, int]]] = [[]]
     start = 0
     for index, name in enumerate(names):
-        needed = _SWATCH + 4 + _text_width(font, name)
+        needed = _SWATCH + 4 + _text_width(fonts[index], name)
         if rows[-1] and start + needed > width:
             rows.append([])
             start = 0
