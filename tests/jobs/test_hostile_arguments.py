@@ -125,15 +125,6 @@ def test_the_number_of_steps_alone_scales_what_counts_steps_and_says_so(job, tmp
     assert "--cross-attn-64 1:9 " in shown
 
 
-def test_values_out_of_range_are_told_by_step_and_nothing_is_written(job, tmp_path, capsys):  # noqa: F811
-    assert generate(*job, "--guidance", "1000", "--inversion-guidance", "-1000", "--contrast", "1000000") in (0, 2)
-    first = capsys.readouterr().err
-    if "error" in first:
-        assert "not finite from" in first
-        assert "--dtype" in first or "settings nearer" in first
-        assert files_in(tmp_path / "out") == []
-
-
 def test_an_image_in_place_of_one_of_other_settings_is_said_so(job, tmp_path, capsys):  # noqa: F811
     assert generate(*job) == 0
     capsys.readouterr()
