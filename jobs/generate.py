@@ -103,8 +103,9 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     settings.greys(len(labels.classes))
     inputs = (request.origin, *masks)
     planned = plan_outputs(request.output, request.target_masks, request.variants, inputs)
-    latent_files = plan_latents(request.save_latents, planned, (*inputs, request.weights), request.weights)
-    refuse_foreign(planned, request.weights)
+    weights = os.path.expanduser(request.weights)
+    latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
+    refuse_foreign(planned, weights)
     yield from (Note(text) for text in (*notes, *labels.notes))
     fonts = fonts_for(labels.classes.names)
     for index, name in enumerate(labels.classes.names):
@@ -163,7 +164,7 @@ def _settings(request: Request) -> tuple[Settings, list[str]]:
     """
     preset = "winter" if request.preset is None else request.preset
     base = choose(preset, {})
-    recommended = read_recommended(Path(request.weights)) if request.preset is None else {}
+    recommended = read_recommended(Path(os.path.expanduser(request.weights))) if request.preset is None else {}
     wanted = {name: value for name, value in recommended.items() if name not in request.options}
     notes = []
     if wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,9 @@ def run(request: Request) -> Iterator[Note | Progress | Path]:
         raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
-    (planned,) = plan_outputs(request.output, ["sample"], 1, [request.weights])
-    refuse_foreign([planned], request.weights)
+    weights = os.path.expanduser(request.weights)
+    (planned,) = plan_outputs(request.output, ["sample"], 1, [weights])
+    refuse_foreign([planned], weights)
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.pack()
     check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
