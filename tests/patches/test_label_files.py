@@ -10,7 +10,8 @@ from picture_files import GREY, RGB, RGBA, write_raw_png
 from PIL import Image
 
 from model.errors import InputError
-from patches.labels import ClassMap, check_same_size, read_label_set, read_mask
+from patches.labels import ClassMap, check_same_size, read_label_set
+from patches.maskfile import read_mask
 
 SIZE = (24, 32)
 
