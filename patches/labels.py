@@ -24,12 +24,9 @@ from patches.rawfile import shown
 __all__ = ["ClassMap", "LabelSet", "check_same_size", "read_label_set"]
 
 _BLACK_AND_WHITE = (0, 255)
-# Numbered nuclei: more labels than tissues commonly have classes, and nearly each of them one compact spot.
+# Tissues are seldom told apart in so many classes without names; numbered nuclei soon are as many.
 _MANY_CLASSES = 9
-_MOSTLY = 0.75
-_COMPACT = 0.4
 _INSTANCES = "if these number single nuclei or glands, give each pixel its class instead"
-_ONE_CLASS = "there is one class only; is a mask empty?"
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,13 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
     notes: tuple[str, ...] = ()
     if classes is None:
         classes, notes = _infer_colours(masks) if by_colour else _infer(masks)
+        if len(classes) >= _MANY_CLASSES:
+            notes += (f"{len(classes)} classes were read; {_INSTANCES}",)
     elif by_colour and not classes.colours:
-        raise InputError(f"{_why_by_colour(masks)}; give colours instead, --classes {_example(_all_colours(masks))}")
+        raise InputError(f"{_why_by_colour(masks)}; give colours, as in --classes {_example(_all_colours(masks))}")
     values = [_colours(mask) if classes.colours else _numbers(mask) for mask in masks]
     maps = tuple(classes.classify(item, mask.path) for item, mask in zip(values, masks, strict=True))
-    return LabelSet(maps, classes, notes + _instances(masks, len(classes)))
+    return LabelSet(maps, classes, notes)
 
 
 def _disagreement(masks: Sequence[Mask]) -> tuple[Mask, Mask] | None:
@@ -84,10 +83,10 @@ def _disagreement(masks: Sequence[Mask]) -> tuple[Mask, Mask] | None:
 def _why_by_colour(masks: Sequence[Mask]) -> str:
     in_colour = [mask for mask in masks if mask.numbers is None]
     if in_colour:
-        return f"{in_colour[0].path}: a label map in colour, which has no numbers"
+        return f"{in_colour[0].path}: a label map in colour, without numbers"
     pair = _disagreement(masks)
     assert pair is not None
-    return f"{pair[0].path} and {pair[1].path}: their palettes order the colours differently"
+    return f"{pair[0].path} and {pair[1].path}: their palettes give one number different colours"
 
 
 def _example(colours: Sequence[int]) -> str:
@@ -107,12 +106,10 @@ def _infer_colours(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
             in_colour = next(other.path for other in masks if other.numbers is None or other.palette)
             raise InputError(
                 f"{mask.path}: grey, while {in_colour} is in colour, so which labels are the same class is unclear; "
-                "save all label maps in one way"
+                "save all label maps in one way, or give colours (also for greys) with --classes NAME=#RRGGBB,…"
             )
+    _check_few_colours(masks)
     order = _all_colours(masks)
-    for mask in masks:
-        if len(mask.used_colours) > MAX_CLASSES:
-            raise _too_colourful(mask)
     if len(order) > MAX_CLASSES:
         raise InputError(
             f"{masks[0].path} and the other label maps: {len(order)} different colours; give at most {MAX_CLASSES}, "
@@ -121,38 +118,42 @@ def _infer_colours(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
     listed = ", ".join(f"class {index} is {hexadecimal(colour)}" for index, colour in enumerate(order))
     why = "label maps in colour" if any(mask.numbers is None for mask in masks) else _why_by_colour(masks)
     note = f"{why}: the same colour is the same class, {listed}; --classes {_example(order)} names or reorders them"
-    return ClassMap.of_values(order, colours=True), (note, _ONE_CLASS) if len(order) == 1 else (note,)
+    return ClassMap.of_values(order, colours=True), (note, *_doubts(len(order)))
 
 
-def _too_colourful(mask: Mask) -> InputError:
-    ranking = sorted(mask.used_colours.items(), key=lambda item: -item[1])
-    pixels = sum(mask.used_colours.values())
-    shares = ", ".join(f"{hexadecimal(colour)} {100 * count / pixels:.1f} %" for colour, count in ranking[:4])
-    return InputError(
-        f"{mask.path}: {len(ranking)} different colours (most often {shares}): a picture, soft edges, or a colour for "
-        "each nucleus; give one colour per class, drawn without smoothing (anti-aliasing)"
-    )
+def _check_few_colours(masks: Sequence[Mask]) -> None:
+    for mask in masks:
+        ranking = sorted(mask.used_colours.items(), key=lambda item: -item[1])
+        if len(ranking) > MAX_CLASSES:
+            pixels = sum(mask.used_colours.values())
+            shares = ", ".join(f"{hexadecimal(colour)} {100 * count / pixels:.1f} %" for colour, count in ranking[:4])
+            raise InputError(
+                f"{mask.path}: {len(ranking)} different colours (most often {shares}): a picture, soft edges, or a "
+                "colour for each nucleus; give one colour per class, drawn without smoothing (anti-aliasing)"
+            )
 
 
 def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
     union = sorted({value for mask in masks for value in mask.used_numbers})
     example = ",".join(f"name{index}={value}" for index, value in enumerate(union[:MAX_CLASSES]))
-    most = max(masks, key=lambda mask: len(mask.used_numbers))
     if len(union) > MAX_CLASSES:
+        most = max(masks, key=lambda mask: len(mask.used_numbers))
+        others = "" if len(union) == len(most.used_numbers) else f" ({len(union)} with the other label maps)"
         raise InputError(
-            f"{most.path}: {len(most.used_numbers)} different values, which is a picture rather than a label map, or "
-            "numbers single nuclei or glands; give one whole number per class, with hard edges"
+            f"{most.path}: {len(most.used_numbers)} different values{others}, which is a picture rather than a label "
+            "map, or numbers single nuclei or glands; give one whole number per class, with hard edges"
         )
     grey = [mask.path for mask in masks if not mask.palette]
     for mask in masks:
         # A palette that shows each number as the grey of that number says what grey files say.
         if grey and any(mask.palette[index] != index * 0x010101 for index in mask.used_numbers if mask.palette):
             raise InputError(
-                f"{mask.path}: in colour, with a palette, while {grey[0]} is grey; save all label maps in one way, or, "
-                f"if the palette's indices are the numbers meant, say so with --classes {example}"
+                f"{mask.path}: in colour, with a palette, while {grey[0]} is grey; save all label maps in one way, or "
+                "give colours (also for greys) with --classes NAME=#RRGGBB,…, or, if the palette's indices are the "
+                f"numbers meant, --classes {example}"
             )
     if union == list(range(len(union))):
-        return ClassMap.of_values(union), (f"every label map holds the label 0 alone: {_ONE_CLASS}",)[: 2 - len(union)]
+        return ClassMap.of_values(union), _doubts(len(union))
     if set(union) <= set(_BLACK_AND_WHITE):
         note = "label maps of 0 and 255: 0 is taken as class 0, 255 as class 1; --classes NAME=VALUE,… says otherwise"
         return ClassMap.of_values(_BLACK_AND_WHITE), (note,)
@@ -161,26 +162,16 @@ def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
     raise InputError(f"{files}: not numbered 0..C-1{hint}; say what they mean, in order, with --classes {example}")
 
 
-def _instances(masks: Sequence[Mask], classes: int) -> tuple[str, ...]:
-    """A note where labels look like single nuclei: many, and most of them in one compact spot."""
-    for mask in masks:
-        values = mask.numbers if mask.numbers is not None else mask.colours
-        labels = mask.used_numbers or list(mask.used_colours)
-        if values is None or not _MANY_CLASSES <= len(labels) <= MAX_CLASSES:
-            continue
-        compact = 0
-        for label in labels:
-            here = values == label
-            height, width = (np.ptp(np.flatnonzero(here.any(axis=axis))) + 1 for axis in (1, 0))
-            compact += int(here.sum()) >= _COMPACT * int(height) * int(width)
-        if compact >= _MOSTLY * len(labels):
-            return (f"{classes} classes were read (of {mask.path} and the others); {_INSTANCES}",)
-    return ()
+def _doubts(classes: int) -> tuple[str, ...]:
+    """What may be wrong where so many classes were read and none was named."""
+    if classes == 1:
+        return ("every label map holds one and the same label: there is one class only; is a mask empty?",)
+    return (f"{classes} classes were read, which were not named; {_INSTANCES}",) if classes >= _MANY_CLASSES else ()
 
 
 def _numbers(mask: Mask) -> NDArray[np.int64]:
     if mask.numbers is None:
-        raise InputError(f"{mask.path}: a label map in colour, which has no numbers; give colours with --classes")
+        raise InputError(f"{mask.path}: a label map in colour, without numbers; give colours with --classes")
     return mask.numbers
 
 
@@ -192,7 +183,7 @@ def _colours(mask: Mask) -> NDArray[np.int64]:
         twice = [colour for colour in shown_as if shown_as.count(colour) > 1]
         if twice:
             raise InputError(
-                f"{mask.path}: two labels of its palette have the colour {hexadecimal(twice[0])}, and colours tell the "
+                f"{mask.path}: two labels have the colour {hexadecimal(twice[0])}, and colours tell the "
                 "classes; give each class a colour of its own"
             )
         return mask.colours

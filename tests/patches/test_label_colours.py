@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from picture_files import GREY, write_raw_png
 from PIL import Image
 
 from model.errors import InputError
@@ -45,7 +46,8 @@ def test_palettes_in_another_order_give_the_same_classes(tmp_path: Path) -> None
         np.testing.assert_array_equal(maps[1], SECOND)
     np.testing.assert_array_equal(mixed.maps[2], SECOND)
     assert mixed.notes == (
-        "label maps in colour: class 0 #e6141e, class 1 #0072b2; --classes name0=#e6141e,name1=#0072b2 names them, in "
+        f"{origin} and {swapped}: their palettes give one number different colours: class 0 #e6141e, "
+        "class 1 #0072b2; --classes name0=#e6141e,name1=#0072b2 names them, in "
         "another order if need be",
     )
 
@@ -110,6 +112,61 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as refusal:
             read_label_set(paths, classes)
         assert "\n" not in str(refusal.value)
+
+
+def test_a_palette_beside_grey_is_refused_unless_numbers_are_given_or_the_palette_is_grey(tmp_path: Path) -> None:
+    grey = tmp_path / "g.png"
+    Image.fromarray(FIRST.astype(np.uint8)).save(grey)
+    palette = save_palette(tmp_path / "p.png", SECOND, [RED, BLUE])
+    with pytest.raises(
+        InputError, match=r"p\.png: in colour, with a palette, while .*g\.png is grey.*name0=0,name1=1$"
+    ):
+        read_label_set([grey, palette], None)
+    like_grey = save_palette(tmp_path / "l.png", SECOND, [(0, 0, 0), (1, 1, 1)])
+    for maps in (
+        read_label_set([grey, palette], ClassMap.parse("a,b")).maps,
+        read_label_set([grey, like_grey], None).maps,
+    ):
+        np.testing.assert_array_equal(maps[0], FIRST)
+        np.testing.assert_array_equal(maps[1], SECOND)
+
+
+def test_a_program_that_orders_palettes_by_area_exchanges_no_classes(tmp_path: Path) -> None:
+    areas = [np.zeros((24, 32), dtype=np.int64) for _ in range(2)]
+    areas[0][:, :8] = 1
+    areas[1][:, :24] = 1
+    for name, labels in zip("ot", areas, strict=True):
+        rgba = Image.fromarray(np.array([(*RED, 255), (*BLUE, 255)], dtype=np.uint8)[labels])
+        rgba.quantize(2, method=Image.Quantize.FASTOCTREE).save(tmp_path / f"{name}.png")
+    palettes = [Image.open(tmp_path / name).getpalette() for name in ("o.png", "t.png")]
+    assert palettes[0] != palettes[1]
+    maps = read_label_set([tmp_path / "o.png", tmp_path / "t.png"], None).maps
+    first = int(maps[0][0, 31])
+    np.testing.assert_array_equal(maps[0] == first, areas[0] == 0)
+    np.testing.assert_array_equal(maps[1] == first, areas[1] == 0)
+
+
+def test_colours_given_find_black_and_white_in_grey_files_of_any_depth(tmp_path: Path) -> None:
+    classes = ClassMap.parse("a=#fff,b=#000")
+    for bits in (1, 2, 4, 8):
+        path = write_raw_png(tmp_path / f"{bits}.png", FIRST * (2**bits - 1), bits, GREY)
+        np.testing.assert_array_equal(read_label_set([path], classes).maps[0], 1 - FIRST)
+    deep = write_raw_png(tmp_path / "16.png", FIRST * 65535, 16, GREY)
+    with pytest.raises(InputError, match=r"16\.png: grey with 16 bits or more.*give numbers"):
+        read_label_set([deep], classes)
+
+
+def test_transparent_colours_are_refused_where_colours_decide(tmp_path: Path) -> None:
+    palette = save_palette(tmp_path / "p.png", FIRST, [RED, BLUE, GREEN])
+    rgb = np.array([RED, BLUE], dtype=np.uint8)[FIRST]
+    Image.fromarray(rgb).save(tmp_path / "rgb.png", transparency=BLUE)
+    Image.open(palette).save(tmp_path / "used.png", transparency=1)
+    Image.open(palette).save(tmp_path / "unused.png", transparency=2)
+    classes = ClassMap.parse("a=#e6141e,b=#0072b2")
+    for name in ("rgb.png", "used.png"):
+        with pytest.raises(InputError, match=rf"{name}: has transparent pixels"):
+            read_label_set([tmp_path / name], classes)
+    np.testing.assert_array_equal(read_label_set([tmp_path / "unused.png"], classes).maps[0], FIRST)
 
 
 def test_numbered_nuclei_are_told_apart_from_classes(tmp_path: Path) -> None:
