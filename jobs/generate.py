@@ -127,11 +127,13 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
     targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
     patches = [Patch(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    factor = loaded.config.vae.factor
     for path, whole, padded in zip(masks, labels.maps, (origin_labels, *targets), strict=True):
-        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), loaded.config.vae.factor):
-            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), loaded.config.vae.factor)
+        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), factor):
+            effect = "it lends nothing" if whole is labels.maps[0] else "it vanishes and the image will not show it"
+            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), factor, effect)
     for path, patch in zip(request.target_masks, patches, strict=True):
-        yield from _warnings(patch, settings, labels, path, loaded.config.vae.factor)
+        yield from _warnings(patch, settings, labels, path, factor)
     tasks = [Task(patches[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
@@ -182,10 +184,10 @@ def _listing(values: Mapping[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
-def _vanished(path: Path, name: str, pixels: int, factor: int) -> Note:
+def _vanished(path: Path, name: str, pixels: int, factor: int, effect: str) -> Note:
+    what = name if name.startswith("class ") else f"class {name}"
     return Note(
-        f"{path}: class {name} covers {pixels} px and nowhere most of a latent position ({factor}×{factor} px): "
-        "it vanishes, and takes no part in the image"
+        f"{what} covers {pixels} px of {path}, less than one latent position ({factor}×{factor} px) anywhere: {effect}"
     )
 
 

@@ -49,9 +49,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     elif mode in _CONVERTED:
         rgb = _on_white(picture.image)
     else:
-        raise InputError(
-            f"{shown(path)}: an image {_REFUSED.get(mode, f'of an unusual kind ({mode}); save it as 8-bit RGB')}"
-        )
+        kind = _REFUSED.get(mode, f"of an unusual kind ({mode}); save it as 8-bit RGB")
+        raise InputError(f"{shown(path)}: an image {kind}")
     if picture.bits == 16 and int(rgb.max()) < _DARK_16_BIT >> 8:
         raise InputError(
             f"{shown(path)}: 16-bit values below {_DARK_16_BIT}, which would come out black; "

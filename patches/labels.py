@@ -55,9 +55,8 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
     notes: tuple[str, ...] = ()
     if classes is None:
         classes, notes = _infer_colours(masks) if by_colour else _infer(masks)
-        if len(classes) >= _MANY_CLASSES:
-            notes += (f"{len(classes)} classes were read; {_INSTANCES}",)
     elif by_colour and not classes.colours:
+        _check_few_colours(masks)
         raise InputError(f"{_why_by_colour(masks)}; give colours, as in --classes {_example(_all_colours(masks))}")
     values = [_colours(mask) if classes.colours else _numbers(mask) for mask in masks]
     maps = tuple(classes.classify(item, mask.path) for item, mask in zip(values, masks, strict=True))
@@ -86,7 +85,7 @@ def _why_by_colour(masks: Sequence[Mask]) -> str:
         return f"{in_colour[0].path}: a label map in colour, without numbers"
     pair = _disagreement(masks)
     assert pair is not None
-    return f"{pair[0].path} and {pair[1].path}: their palettes give one number different colours"
+    return f"{pair[0].path} and {pair[1].path}: their palettes number the colours differently"
 
 
 def _example(colours: Sequence[int]) -> str:
@@ -163,10 +162,10 @@ def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
 
 
 def _doubts(classes: int) -> tuple[str, ...]:
-    """What may be wrong where so many classes were read and none was named."""
+    """A note where the number of classes read, none of them named by the user, suggests a mistake."""
     if classes == 1:
         return ("every label map holds one and the same label: there is one class only; is a mask empty?",)
-    return (f"{classes} classes were read, which were not named; {_INSTANCES}",) if classes >= _MANY_CLASSES else ()
+    return (f"{classes} classes were read, none of them named; {_INSTANCES}",) if classes >= _MANY_CLASSES else ()
 
 
 def _numbers(mask: Mask) -> NDArray[np.int64]:

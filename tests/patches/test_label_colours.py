@@ -46,9 +46,8 @@ def test_palettes_in_another_order_give_the_same_classes(tmp_path: Path) -> None
         np.testing.assert_array_equal(maps[1], SECOND)
     np.testing.assert_array_equal(mixed.maps[2], SECOND)
     assert mixed.notes == (
-        f"{origin} and {swapped}: their palettes give one number different colours: class 0 #e6141e, "
-        "class 1 #0072b2; --classes name0=#e6141e,name1=#0072b2 names them, in "
-        "another order if need be",
+        f"{origin} and {swapped}: their palettes number the colours differently: the same colour is the same class, "
+        "class 0 is #e6141e, class 1 is #0072b2; --classes name0=#e6141e,name1=#0072b2 names or reorders them",
     )
 
 
@@ -72,7 +71,7 @@ def test_rgb_classes_do_not_depend_on_the_order_of_files(order: tuple[int, ...],
     assert result.classes.values == (0x0072B2, 0x01C803, 0xE6141E), "in the order of their codes"
     np.testing.assert_array_equal(result.maps[order.index(0)], np.array([2, 0, 1])[labels])
     np.testing.assert_array_equal(result.maps[order.index(1)], np.array([1, 2])[FIRST])
-    assert "class 0 #0072b2, class 1 #01c803, class 2 #e6141e" in result.notes[0]
+    assert "class 0 is #0072b2, class 1 is #01c803, class 2 is #e6141e" in result.notes[0]
 
 
 def test_colours_given_name_the_classes_in_every_kind_of_file(tmp_path: Path) -> None:
@@ -103,9 +102,9 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
     Image.fromarray(FIRST.astype(np.uint8)).save(grey)
     numbers = ClassMap.parse("a=0,b=1")
     for paths, classes, words in (
-        ([palette, swapped], numbers, "one number different colours; give colours, as in --classes name0=#e6141e"),
+        ([palette, swapped], numbers, "number the colours differently; give colours, as in --classes name0=#e6141e"),
         ([palette, rgb], numbers, r"r\.png: a label map in colour, without numbers"),
-        ([grey, rgb], None, r"g\.png: in grey, while .*r\.png"),
+        ([grey, rgb], None, r"g\.png: grey, while .*r\.png is in colour"),
         ([palette, twice], None, r"t\.png: two labels have the colour #0072b2"),
         ([rgb], ClassMap.parse("a=#e6141e,b=#0072b3"), "the colour #0072b2 .* has no class"),
     ):
@@ -176,7 +175,7 @@ def test_numbered_nuclei_are_told_apart_from_classes(tmp_path: Path) -> None:
     (note,) = read_label_set([tmp_path / "17.png"], None).notes
     assert note.startswith("17 classes were read")
     assert "nuclei or glands" in note
-    with pytest.raises(InputError, match="numbers each nucleus"):
+    with pytest.raises(InputError, match="40 different values, .* numbers single nuclei or glands"):
         read_label_set([tmp_path / "40.png"], None)
 
 
