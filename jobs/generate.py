@@ -30,6 +30,7 @@ from patches.images import crop, pad_to_multiple, read_image
 from patches.labels import ClassMap, LabelSet, check_same_size, read_label_set
 from patches.output import Output, plan_outputs
 from patches.panel import panel
+from patches.rawfile import shown
 from patches.record import Record, Value, file_sha256
 from sampler.execution import Execution
 from sampler.generate import Progress, Task, generate_series
@@ -185,10 +186,15 @@ def _listing(values: Mapping[str, Any]) -> str:
 
 
 def _vanished(path: Path, name: str, pixels: int, factor: int, effect: str) -> Note:
-    what = name if name.startswith("class ") else f"class {name}"
     return Note(
-        f"{what} covers {pixels} px of {path}, less than one latent position ({factor}×{factor} px) anywhere: {effect}"
+        f"{_class(name)} covers {pixels} px of {shown(path)}, less than one latent position ({factor}×{factor} px) "
+        f"anywhere: {effect}"
     )
+
+
+def _class(name: str) -> str:
+    """A class for a note; those that the user did not name have names like ``class 0``."""
+    return name if name.startswith("class ") else f"class {name}"
 
 
 def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
@@ -196,9 +202,10 @@ def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, fa
     if settings.adain in ("global", "none"):
         return
     for label in patch.unmatched_classes(factor):
+        name = _class(labels.classes.names[label])
         yield Note(
-            f"{path}: class {labels.classes.names[label]} covers fewer than 2 latent positions of the origin or of the "
-            "target; its statistics are left as they are"
+            f"{shown(path)}: {name} covers fewer than 2 latent positions of the origin or of the target; its statistics "
+            "are left as they are"
         )
 
 
