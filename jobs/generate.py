@@ -204,8 +204,8 @@ def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, fa
     for label in patch.unmatched_classes(factor):
         name = _class(labels.classes.names[label])
         yield Note(
-            f"{shown(path)}: {name} covers fewer than 2 latent positions of the origin or of the target; its statistics "
-            "are left as they are"
+            f"{shown(path)}: {name} covers fewer than 2 latent positions of the origin or of the target; its "
+            "statistics are left as they are"
         )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,31 @@ def test_a_jpeg_or_bmp_cut_short_is_refused(tmp_path: Path) -> None:
         for size in (len(whole) // 2, len(whole) - 2):
             (tmp_path / f"cut_{name}").write_bytes(whole[:size])
             refusal(tmp_path / f"cut_{name}")
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "progressive restarts": {"progressive": True, "restart_marker_rows": 1},
+    "full colour": {"subsampling": 0, "quality": 95},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_with_pixels_missing_before_its_end_marker_is_refused(tmp_path: Path, kind: str, mode: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 90, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "a.jpg", **JPEGS[kind])
+    whole = (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.jpg"), np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))
+    )
+    (tmp_path / "trailer.jpg").write_bytes(whole + b"what some cameras append")
+    read_image(tmp_path / "trailer.jpg")
+    for lost in (5, 40, 400):
+        (tmp_path / "short.jpg").write_bytes(whole[: -2 - lost] + whole[-2:])
+        assert "damaged or cut short (" in refusal(tmp_path / "short.jpg")
 
 
 def test_libtiff_says_nothing_on_the_terminal(tmp_path: Path) -> None:
