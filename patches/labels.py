@@ -117,7 +117,7 @@ def _infer_colours(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
     listed = ", ".join(f"class {index} is {hexadecimal(colour)}" for index, colour in enumerate(order))
     why = "label maps in colour" if any(mask.numbers is None for mask in masks) else _why_by_colour(masks)
     note = f"{why}: the same colour is the same class, {listed}; --classes {_example(order)} names or reorders them"
-    return ClassMap.of_values(order, colours=True), (note, *_doubts(len(order)))
+    return ClassMap.of_values(order, colours=True), (note, *_doubts(len(order), colours=True))
 
 
 def _check_few_colours(masks: Sequence[Mask]) -> None:
@@ -147,7 +147,7 @@ def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
         # A palette that shows each number as the grey of that number says what grey files say.
         if grey and any(mask.palette[index] != index * 0x010101 for index in mask.used_numbers if mask.palette):
             raise InputError(
-                f"{mask.path}: in colour, with a palette, while {grey[0]} is grey; save all label maps in one way, or "
+                f"{mask.path}: has a palette, while {grey[0]} is grey; save all label maps in one way, or "
                 "give colours (also for greys) with --classes NAME=#RRGGBB,…, or, if the palette's indices are the "
                 f"numbers meant, --classes {example}"
             )
@@ -161,11 +161,14 @@ def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
     raise InputError(f"{files}: not numbered 0..C-1{hint}; say what they mean, in order, with --classes {example}")
 
 
-def _doubts(classes: int) -> tuple[str, ...]:
+def _doubts(classes: int, colours: bool = False) -> tuple[str, ...]:
     """A note where the number of classes read, none of them named by the user, suggests a mistake."""
     if classes == 1:
         return ("every label map holds one and the same label: there is one class only; is a mask empty?",)
-    return (f"{classes} classes were read, none of them named; {_INSTANCES}",) if classes >= _MANY_CLASSES else ()
+    if classes < _MANY_CLASSES:
+        return ()
+    soft = "if some are but soft edges, draw without smoothing (anti-aliasing); " if colours else ""
+    return (f"{classes} classes were read, none of them named; {soft}{_INSTANCES}",)
 
 
 def _numbers(mask: Mask) -> NDArray[np.int64]:

@@ -117,9 +117,7 @@ def test_a_palette_beside_grey_is_refused_unless_numbers_are_given_or_the_palett
     grey = tmp_path / "g.png"
     Image.fromarray(FIRST.astype(np.uint8)).save(grey)
     palette = save_palette(tmp_path / "p.png", SECOND, [RED, BLUE])
-    with pytest.raises(
-        InputError, match=r"p\.png: in colour, with a palette, while .*g\.png is grey.*name0=0,name1=1$"
-    ):
+    with pytest.raises(InputError, match=r"p\.png: has a palette, while .*g\.png is grey.*name0=0,name1=1$"):
         read_label_set([grey, palette], None)
     like_grey = save_palette(tmp_path / "l.png", SECOND, [(0, 0, 0), (1, 1, 1)])
     for maps in (
@@ -166,6 +164,53 @@ def test_transparent_colours_are_refused_where_colours_decide(tmp_path: Path) ->
         with pytest.raises(InputError, match=rf"{name}: has transparent pixels"):
             read_label_set([tmp_path / name], classes)
     np.testing.assert_array_equal(read_label_set([tmp_path / "unused.png"], classes).maps[0], FIRST)
+
+
+def test_colours_that_the_first_file_lacks_follow_in_the_order_of_their_codes(tmp_path: Path) -> None:
+    labels = np.random.default_rng(2).integers(0, 3, (24, 32))
+    first = save_palette(tmp_path / "o.png", FIRST, [RED, BLUE])
+    other = save_palette(tmp_path / "t.png", labels, [(9, 9, 9), BLUE, (5, 5, 5)])
+    result = read_label_set([first, other], None)
+    assert result.classes.values == (0xE6141E, 0x0072B2, 0x050505, 0x090909)
+    np.testing.assert_array_equal(result.maps[0], FIRST)
+    np.testing.assert_array_equal(result.maps[1], np.array([3, 1, 2])[labels])
+
+
+def test_soft_edges_are_refused_whatever_the_classes(tmp_path: Path) -> None:
+    path = tmp_path / "soft.png"
+    sharp = Image.fromarray(np.array([RED, BLUE], dtype=np.uint8)[FIRST])
+    sharp.resize((101, 83), Image.Resampling.BILINEAR).save(path)
+    for classes, words in (
+        (None, r"soft\.png: \d+ different colours \(most often #\w{6} [\d.]+ %, .*soft edges"),
+        (ClassMap.parse("a=0,b=1"), r"soft\.png: \d+ different colours \(most often"),
+        (ClassMap.parse("a=#e6141e,b=#0072b2"), r"soft\.png: the colour #.* colours\) \(\d+ % of the pixels\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_label_set([path], classes)
+    sharp.resize((64, 48), Image.Resampling.BILINEAR).save(path)
+    result = read_label_set([path], None)
+    assert 9 <= len(result.classes) <= 32
+    assert "if some are but soft edges, draw without smoothing" in result.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("each", "shared", "refused"), [(32, 32, False), (17, 2, False), (17, 1, True), (33, 33, True)]
+)
+def test_up_to_32_colours_over_all_files_are_classes(tmp_path: Path, each: int, shared: int, refused: bool) -> None:
+    colours = [(7 * index, 200, 255 - 3 * index) for index in range(2 * each - shared)]
+    labels = np.arange(24 * 32).reshape(24, 32) % each
+    paths = [
+        save_rgb(tmp_path / "o.png", labels, colours[:each]),
+        save_rgb(tmp_path / "t.png", labels, colours[-each:]),
+    ]
+    if refused:
+        with pytest.raises(InputError, match="33 different colours"):
+            read_label_set(paths, None)
+        return
+    result = read_label_set(paths, None)
+    assert len(result.classes) == 32
+    assert "32 classes were read, none of them named" in result.notes[1]
+    assert read_label_set(paths, result.classes).notes == ()
 
 
 def test_numbered_nuclei_are_told_apart_from_classes(tmp_path: Path) -> None:
