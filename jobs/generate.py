@@ -30,6 +30,7 @@ from patches.images import crop, pad_to_multiple, read_image
 from patches.labels import ClassMap, LabelSet, check_same_size, read_label_set
 from patches.output import Output, plan_outputs
 from patches.panel import panel
+from patches.rawfile import shown
 from patches.record import Record, Value, file_sha256
 from sampler.execution import Execution
 from sampler.generate import Progress, Task, generate_series
@@ -128,11 +129,13 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
     targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
     patches = [Patch(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    factor = loaded.config.vae.factor
     for path, whole, padded in zip(masks, labels.maps, (origin_labels, *targets), strict=True):
-        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), loaded.config.vae.factor):
-            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), loaded.config.vae.factor)
+        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), factor):
+            effect = "it lends nothing" if whole is labels.maps[0] else "it vanishes and the image will not show it"
+            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), factor, effect)
     for path, patch in zip(request.target_masks, patches, strict=True):
-        yield from _warnings(patch, settings, labels, path, loaded.config.vae.factor)
+        yield from _warnings(patch, settings, labels, path, factor)
     tasks = [Task(patches[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
@@ -183,11 +186,16 @@ def _listing(values: Mapping[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
-def _vanished(path: Path, name: str, pixels: int, factor: int) -> Note:
+def _vanished(path: Path, name: str, pixels: int, factor: int, effect: str) -> Note:
     return Note(
-        f"{path}: class {name} covers {pixels} px and nowhere most of a latent position ({factor}×{factor} px): "
-        "it vanishes, and takes no part in the image"
+        f"{_class(name)} covers {pixels} px of {shown(path)}, less than one latent position ({factor}×{factor} px) "
+        f"anywhere: {effect}"
     )
+
+
+def _class(name: str) -> str:
+    """A class for a note; those that the user did not name have names like ``class 0``."""
+    return name if name.startswith("class ") else f"class {name}"
 
 
 def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
@@ -195,9 +203,10 @@ def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, fa
     if settings.adain in ("global", "none"):
         return
     for label in patch.unmatched_classes(factor):
+        name = _class(labels.classes.names[label])
         yield Note(
-            f"{path}: class {labels.classes.names[label]} covers fewer than 2 latent positions of the origin or of the "
-            "target; its statistics are left as they are"
+            f"{shown(path)}: {name} covers fewer than 2 latent positions of the origin or of the target; its "
+            "statistics are left as they are"
         )
 
 

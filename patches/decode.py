@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from model.errors import InputError
-from patches.integrity import PNG_SIGNATURE, check_jpeg, check_png_pixels, check_tiff, png_parts, tells_of_lost_pixels
+from patches.integrity import (
+    PNG_SIGNATURE,
+    check_png_pixels,
+    check_tiff,
+    jpeg_with_surplus,
+    png_parts,
+    tells_of_lost_pixels,
+)
 from patches.quiet import captured_stderr
 from patches.rawfile import read_bytes, shown
 
@@ -142,12 +149,19 @@ def _load(name: str, data: bytes) -> Picture:
             white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
             signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
         elif file_format == "JPEG":
-            check_jpeg(data)
+            _check_jpeg(image, data)
         elif image.mode == "1":
             bits = 1
         image.load()
         _check_palette(image)
         return Picture(ImageOps.exif_transpose(image), file_format, bits, white_is_zero, signed)
+
+
+def _check_jpeg(image: Image.Image, data: bytes) -> None:
+    image.load()
+    with Image.open(io.BytesIO(jpeg_with_surplus(data)), formats=("JPEG",)) as again:
+        if again.tobytes() != image.tobytes():
+            raise ValueError("some of its pixels are missing")
 
 
 def _check_palette(image: Image.Image) -> None:

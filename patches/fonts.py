@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -22,18 +23,25 @@ FOLDERS = (
     "/System/Library/Fonts",
     "C:/Windows/Fonts",
 )
+MOST_FOLDERS = 2000
 MOST_FONTS = 2000
+# Fonts of many scripts first; bold, slanted and narrow ones, and pictures, after the plain ones.
+_PREFERRED = ("dejavusans", "notosans", "arial unicode", "arialuni", "arial", "segoeui", "freesans")
+_STYLES = ("bold", "italic", "oblique", "black", "light", "thin", "condensed", "mono", "math", "emoji", "symbol")
 _SIZE = 10  # as Pillow's own comes
 _SUFFIXES = (".ttf", ".otf", ".ttc")
 # No font has a glyph for it, so what is drawn is the sign for "missing".
 _UNASSIGNED = "\U0010fffe"
+# Spaces, joiners, and what the panel writes as a space.
+_INVISIBLE = ("Zs", "Zl", "Zp", "Cf", "Cc", "Cs")
 
 
 def fonts_for(names: Sequence[str], folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> list[Font | None]:
     """For each name a font that has all its characters, None where there is none.
 
-    Pillow's own comes first, then the fonts in ``folders``, at most 2000 of them. Scripts that run from the right or
-    join their letters are drawn by Pillow's text layout library alone (raqm): without it such a name has no font.
+    Pillow's own comes first, then the fonts in ``folders``, at most 2000 of them, plain ones first. Scripts that
+    run from the right or join their letters are drawn by Pillow's text layout library alone (raqm): without it such a
+    name has no font.
     """
     own = ImageFont.load_default(_SIZE)
     found: dict[int, Font] = {}
@@ -52,31 +60,42 @@ def fonts_for(names: Sequence[str], folders: Sequence[str | os.PathLike[str]] = 
 
 
 def _system_fonts(folders: Sequence[str | os.PathLike[str]]) -> Iterator[Font]:
-    count = 0
+    for path in sorted(itertools.islice(_font_files(folders), MOST_FONTS), key=_rank):
+        try:
+            yield ImageFont.truetype(path, _SIZE)
+        except (OSError, ValueError):
+            continue
+
+
+def _font_files(folders: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
     for folder in folders:
-        for place, inside, files in os.walk(os.path.expanduser(folder)):
+        for place, inside, files in itertools.islice(os.walk(os.path.expanduser(folder)), MOST_FOLDERS):
             inside.sort()
             for name in sorted(files):
                 path = Path(place, name)
-                if path.suffix.lower() not in _SUFFIXES:
-                    continue
-                count += 1
-                if count > MOST_FONTS:
-                    return
-                try:
-                    # A last-resort font draws a box for every character there is.
-                    if path.is_file() and "lastresort" not in name.lower():
-                        yield ImageFont.truetype(path, _SIZE)
-                except (OSError, ValueError):
-                    continue
+                # A last-resort font draws a box for every character there is.
+                if path.suffix.lower() in _SUFFIXES and "lastresort" not in name.lower() and path.is_file():
+                    yield path
+
+
+def _rank(path: Path) -> tuple[bool, int]:
+    name = path.name.lower()
+    preferred = (index for index, start in enumerate(_PREFERRED) if name.startswith(start))
+    return any(style in name for style in _STYLES), next(preferred, len(_PREFERRED))
 
 
 def _has_all(font: Font, text: str) -> bool:
     try:
-        missing = _drawn(font, _UNASSIGNED)
-        return all(_drawn(font, c) != missing for c in set(text) if not c.isspace())
-    except (OSError, ValueError, UnicodeEncodeError):
+        font.getbbox(text)
+        # Character by character: a layout library puts a circle below a lone accent, beside the sign for "missing".
+        single = font
+        if isinstance(font, ImageFont.FreeTypeFont):
+            single = font.font_variant(layout_engine=ImageFont.Layout.BASIC)
+        missing = _drawn(single, _UNASSIGNED)
+        drawn = {c: _drawn(single, c) for c in set(text) if unicodedata.category(c) not in _INVISIBLE}
+    except (OSError, ValueError):
         return False
+    return all(picture != missing and any(picture[1]) for picture in drawn.values())
 
 
 def _drawn(font: Font, text: str) -> tuple[tuple[int, int], bytes]:

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from model.errors import InputError
 from patches.decode import Picture, open_picture
 from patches.output import replacing
+from patches.rawfile import shown
 
 _CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")
 _REFUSED = {
@@ -48,10 +49,11 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     elif mode in _CONVERTED:
         rgb = _on_white(picture.image)
     else:
-        raise InputError(f"{path}: an image {_REFUSED.get(mode, f'of an unusual kind ({mode}); save it as 8-bit RGB')}")
+        kind = _REFUSED.get(mode, f"of an unusual kind ({mode}); save it as 8-bit RGB")
+        raise InputError(f"{shown(path)}: an image {kind}")
     if picture.bits == 16 and int(rgb.max()) < _DARK_16_BIT >> 8:
         raise InputError(
-            f"{path}: 16-bit values below {_DARK_16_BIT}, which would come out black; "
+            f"{shown(path)}: 16-bit values below {_DARK_16_BIT}, which would come out black; "
             "scale them to 0..65535 or save it with 8 bits"
         )
     return rgb

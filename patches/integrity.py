@@ -34,8 +34,11 @@ _SEPARATE_PLANES = 2
 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _RESTARTS = range(0xD0, 0xD8)
-# In the pixels of a JPEG a marker's first byte stands for itself before 0, and restarts are part of them.
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# In the pixels of a JPEG a marker's first byte stands for itself before 0.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_SURPLUS = 64 * b"\x55"
+# Arithmetic coding leaves zeros away at its end, as its standard allows.
+_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 # What libtiff says of a directory is about tags, which the pixels survive; these are about pixels.
 _PIXEL_TROUBLE = re.compile(r"Decode|Lib:|Fill(Strip|Tile)|Read(Scanline|Encoded|Raw|Tile)|not yet in table")
@@ -169,22 +172,32 @@ def tells_of_lost_pixels(text: str) -> bool:
     return _PIXEL_TROUBLE.search(text) is not None
 
 
-def check_jpeg(data: bytes) -> None:
-    """Walk the segments of a JPEG file up to its end marker; what follows that does not matter."""
-    position = 2
+def jpeg_with_surplus(data: bytes) -> bytes:
+    """Walk the segments of a JPEG file up to its end marker, and put bytes of no meaning behind each run of pixels.
+
+    Decoders make up what is missing before a marker, without a word, and skip what is too much there. So the result
+    decodes to the same pixels as ``data`` exactly if no pixels are missing (where they are Huffman-coded).
+    """
+    position, copied, surplus = 2, 0, _SURPLUS
+    pieces: list[bytes] = []
     while position + 2 <= len(data):
         if data[position] != 0xFF:
             raise ValueError("its segments do not follow each other")
         marker = data[position + 1]
         position += 1 if marker == 0xFF else 2
         if marker == _END_OF_IMAGE:
-            return
-        if marker == 0xFF or marker == 0x01 or marker in _RESTARTS:
+            return b"".join([*pieces, data[copied:]])
+        if marker == 0xFF or marker == 0x01:
             continue
-        if position + 2 > len(data):
-            break
-        position += struct.unpack_from(">H", data, position)[0]
-        if marker == _START_OF_SCAN:
+        if marker in _ARITHMETIC:
+            surplus = b""
+        if marker not in _RESTARTS:
+            if position + 2 > len(data):
+                break
+            position += struct.unpack_from(">H", data, position)[0]
+        if marker == _START_OF_SCAN or marker in _RESTARTS:
             found = _NEXT_MARKER.search(data, position)
             position = found.start() if found else len(data)
+            pieces += [data[copied:position], surplus]
+            copied = position
     raise ValueError("it ends before its end marker")

@@ -25,7 +25,10 @@ CAPTIONS = ("origin", "origin mask", "target mask", "result")
 
 _GAP = 8
 _SWATCH = 12
+_INDENT = _SWATCH + 4
 _LONGEST_NAME = 60
+# Two invisible characters that Persian and the scripts of India need inside of words.
+_JOINERS = "\u200c\u200d"
 _WHITE = (255, 255, 255)
 _BLACK = (0, 0, 0)
 
@@ -75,14 +78,16 @@ def panel(
     font = ImageFont.load_default()
     own = [font] * count if fonts is None else [font if each is None else each for each in fonts]
     names = [
-        _short(name) if fonts is None or fonts[index] is not None else f"class {index}"
+        (_short(name) if fonts is None or fonts[index] is not None else "") or f"class {index}"
         for index, name in enumerate(class_names)
     ]
-    line = max(_text_height(each) for each in (font, *own)) + 4
     columns = [max(tile.width, _text_width(font, caption)) for tile, caption in zip(tiles, CAPTIONS, strict=True)]
     width = sum(columns) + _GAP * (len(tiles) + 1)
+    names = [_fitting(each, name, width - 2 * _GAP - _INDENT) for each, name in zip(own, names, strict=True)]
     rows = _legend_rows(own, names, width - 2 * _GAP)
-    image_top = _GAP + line
+    # Letters of some scripts are taller than Latin ones, and may have marks above and below.
+    line = max(_text_height(each, text) for each, text in zip((font, *own), ("", *names), strict=True)) + 4
+    image_top = _GAP + _text_height(font, "") + 4
     legend_top = image_top + max(tile.height for tile in tiles) + _GAP
     sheet = Image.new("RGB", (width, legend_top + line * len(rows) + _GAP), _WHITE)
     draw = ImageDraw.Draw(sheet)
@@ -97,12 +102,12 @@ def panel(
         for index, start in entries:
             x = _GAP + start
             draw.rectangle((x, top, x + _SWATCH - 1, top + _SWATCH - 1), fill=colour(index))
-            draw.text((x + _SWATCH + 4, top), names[index], fill=_BLACK, font=own[index])
+            draw.text((x + _INDENT, top), names[index], fill=_BLACK, font=own[index])
     return np.array(sheet)
 
 
 def _short(name: str) -> str:
-    printable = "".join(c if c.isprintable() else " " for c in name[: _LONGEST_NAME + 1])
+    printable = "".join(c if c.isprintable() or c in _JOINERS else " " for c in name[: _LONGEST_NAME + 1]).strip()
     return printable if len(printable) <= _LONGEST_NAME else f"{printable[:_LONGEST_NAME]}…"
 
 
@@ -110,8 +115,20 @@ def _text_width(font: Font, text: str) -> int:
     return int(np.ceil(font.getbbox(text)[2]))
 
 
-def _text_height(font: Font) -> int:
-    return max(_SWATCH, int(np.ceil(font.getbbox("Agp")[3])))
+def _text_height(font: Font, text: str) -> int:
+    return max(_SWATCH, *(int(np.ceil(font.getbbox(each)[3])) for each in ("Agp", text) if each))
+
+
+def _fitting(font: Font, text: str, width: int) -> str:
+    """``text``, or as much of its beginning as fits into ``width`` px with dots after it."""
+    kept = len(text)
+    while kept and _text_width(font, _dotted(text, kept)) > width:
+        kept -= 1
+    return _dotted(text, kept)
+
+
+def _dotted(text: str, kept: int) -> str:
+    return text if kept == len(text) else f"{text[:kept].rstrip('… ')}..."
 
 
 def _legend_rows(fonts: Sequence[Font], names: Sequence[str], width: int) -> list[list[tuple[int, int]]]:
@@ -119,7 +136,7 @@ def _legend_rows(fonts: Sequence[Font], names: Sequence[str], width: int) -> lis
     rows: list[list[tuple[int, int]]] = [[]]
     start = 0
     for index, name in enumerate(names):
-        needed = _SWATCH + 4 + _text_width(fonts[index], name)
+        needed = _INDENT + _text_width(fonts[index], name)
         if rows[-1] and start + needed > width:
             rows.append([])
             start = 0

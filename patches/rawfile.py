@@ -17,6 +17,8 @@ def shown(path: str | os.PathLike[str]) -> str:
     """A file's name for a message: on one line, without control characters, and not endless."""
     text = os.fsdecode(path)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if not text:
+        return "''"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:40]}…{text[-40:]}"
 
 
@@ -33,7 +35,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             _check_kind(name, os.fstat(descriptor))
-            data = file.read(MAX_BYTES + 1)
+            data: bytes | None = file.read(MAX_BYTES + 1)
+    except InputError:  # a ValueError, too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{name}: no such file; check the name and the folder") from error
     except PermissionError as error:
@@ -41,6 +45,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL or a character that file names cannot hold
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read ({reason}); check the name and the folder") from error
+    if data is None:  # some of the kernel's own files would be waited for like pipes
+        raise InputError(f"{name}: nothing to read there yet; give the path of an image file")
     if len(data) > MAX_BYTES:
         raise InputError(_too_large(name))
     return data

@@ -24,9 +24,15 @@ def write_raw_png(path: Path, array: NDArray[np.integer], bits: int, colour_type
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks))
+    path.write_bytes(png_bytes(*chunks))
     return path
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def png_bytes(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks, each a kind and a body."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in chunks)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """One chunk with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

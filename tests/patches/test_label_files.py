@@ -10,7 +10,8 @@ from picture_files import GREY, RGB, RGBA, write_raw_png
 from PIL import Image
 
 from model.errors import InputError
-from patches.labels import ClassMap, check_same_size, read_label_set, read_mask
+from patches.labels import ClassMap, check_same_size, read_label_set
+from patches.maskfile import read_mask
 
 SIZE = (24, 32)
 
@@ -103,7 +104,7 @@ def test_colour_picture_is_refused_as_label_map(tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (*SIZE, 3))
     rgb[:5] = 7, 8, 9
     path = write_raw_png(tmp_path / "m.png", rgb, 8, RGB)
-    with pytest.raises(InputError, match=r"m\.png: \d+ different colours \(#070809 20.8 %, .*without anti-aliasing"):
+    with pytest.raises(InputError, match=r"m\.png: \d+ different colours \(most often #070809 20.8 %, .*anti-aliasing"):
         read_label_set([path], None)
 
 

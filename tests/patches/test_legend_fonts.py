@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -49,8 +51,33 @@ def test_long_and_unprintable_names_do_not_spoil_the_panel() -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "text", "folder"])
 def test_what_is_no_font_in_a_folder_of_fonts_is_passed_over(kind: str, tmp_path: Path) -> None:
-    import os
-
     path = tmp_path / "a.ttf"
     {"pipe": os.mkfifo, "text": lambda p: p.write_text("no font"), "folder": os.mkdir}[kind](path)
     assert fonts_for(["上皮"], [tmp_path]) == [None]
+
+
+def test_plain_fonts_come_before_bold_and_mathematical_ones() -> None:
+    (font,) = fonts_for(["эпителий"], [DEJAVU])
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    assert font.getname() == ("DejaVu Sans", "Book")
+
+
+def test_an_accent_that_a_font_lacks_is_missed_too(tmp_path: Path) -> None:
+    shutil.copy(DEJAVU / "DejaVuSans.ttf", tmp_path)
+    accented, indian = fonts_for(["e\u0301 ж", "ж\u093e"], [tmp_path])
+    assert accented is not None
+    assert indian is None
+
+
+def test_a_name_wider_than_the_panel_ends_in_dots_inside_of_it() -> None:
+    labels, image = np.zeros((32, 32), dtype=np.int64), np.full((32, 32, 3), 200, dtype=np.uint8)
+    name = "щ" * 59
+    sheet = panel(image, labels, labels, image, [name, "b"], fonts_for([name, "b"], [DEJAVU]))
+    assert (sheet[:, -8:] == 255).all(), "the margin stays free"
+    shortest = panel(image, labels, labels, image, ["щ", "b"], fonts_for(["щ", "b"], [DEJAVU]))
+    assert (sheet < 128).all(axis=2).sum() > (shortest < 128).all(axis=2).sum()
+
+
+def test_a_name_of_nothing_printable_becomes_its_number() -> None:
+    names = ["stroma", "\n\x1b"]
+    np.testing.assert_array_equal(legend(names, fonts_for(names, [])), legend(["stroma", "class 1"], None))
