@@ -61,6 +61,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def _from_deep_grey(picture: Picture) -> NDArray[np.uint8]:
     grey = (np.asarray(picture.image).astype(np.uint16) >> (picture.bits - 8)).astype(np.uint8)
+    if picture.white_is_zero:
+        grey = 255 - grey  # Pillow undoes that for up to eight bits alone
     return np.repeat(grey[..., None], 3, axis=2)  # [H, W, 3]
 
 

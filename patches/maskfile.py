@@ -72,7 +72,8 @@ def read_mask(path: str | os.PathLike[str]) -> Mask:
     if mode == "P":
         return _from_palette(name, picture.image)
     if mode in ("1", "L"):
-        return Mask(name, _whole(picture), None, white=1 if mode == "1" else 255 // _STEP_OF_BITS.get(picture.bits, 1))
+        white = 1 if mode == "1" else 255 // _STEP_OF_BITS.get(picture.bits, 1)
+        return Mask(name, _whole(picture), None, white=None if picture.signed else white)
     if mode == "I" or mode.startswith("I;16"):
         return Mask(name, _whole(picture), None)
     if mode in ("LA", "PA", "RGB", "RGBA"):
@@ -86,6 +87,8 @@ def _whole(picture: Picture) -> NDArray[np.int64]:
         return np.where(values >= 2**15, values - 2**16, values)
     if picture.image.mode == "I" and not picture.signed:
         return values & 0xFFFFFFFF
+    if picture.image.mode == "L" and picture.signed:
+        return np.where(values >= 2**7, values - 2**8, values)
     step = _STEP_OF_BITS.get(picture.bits, 1) if picture.image.mode == "L" else 1
     return values // step
 

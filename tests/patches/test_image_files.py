@@ -88,6 +88,13 @@ def test_16_bit_tiff_gives_the_upper_eight_bits(tmp_path: Path, byteorder: str, 
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_greys_stored_inverted_are_turned_back(tmp_path: Path, bits: int) -> None:
+    stored = (deep(None) >> (16 - bits)).astype(np.uint8 if bits == 8 else np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], 255 - (deep(None) >> 8))
+
+
 @pytest.mark.parametrize("channels", [None, 3])
 def test_16_bit_image_that_was_never_scaled_is_refused(tmp_path: Path, channels: int | None) -> None:
     path = write_raw_png(tmp_path / "dark.png", deep(channels) >> 4, 16, RGB if channels else GREY)

@@ -43,9 +43,10 @@ def test_grey_png_of_any_depth_gives_its_numbers(tmp_path: Path, bits: int) -> N
     np.testing.assert_array_equal(read, values)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "i2", "u4", "i4"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">u2", "i2", "u4", "i4"])
 def test_grey_tiff_of_any_depth_gives_its_numbers(tmp_path: Path, dtype: str) -> None:
-    values = numbers(0, 1, 3, 127 if dtype == "u1" else 30_000)
+    lowest = 0 if dtype[-2] == "u" else int(np.iinfo(np.dtype(dtype)).min)
+    values = numbers(0, 1, 3, lowest, int(np.iinfo(np.dtype(dtype)).max))
     byteorder = ">" if dtype[0] == ">" else "<"
     tifffile.imwrite(tmp_path / "m.tif", values.astype(dtype), photometric="minisblack", byteorder=byteorder)
     np.testing.assert_array_equal(read_values(tmp_path / "m.tif"), values)
