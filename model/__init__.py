@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from model.errors import InputError
@@ -11,11 +12,14 @@ if TYPE_CHECKING:
 
 __all__ = ["InputError", "StableDiffusion", "load"]
 
+_MODULES = ("assemble", "bands", "clip", "config", "files", "free_u", "hub", "keys", "layers", "maps", "tensors")
+_MODULES += ("tokenizer", "transformer", "unet", "vae", "weights")
+
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: who wants the error alone, such as the command line, need not wait for PyTorch.
     if name in ("StableDiffusion", "load"):
-        from model import weights
-
-        return getattr(weights, name)
+        return getattr(import_module(f"{__name__}.weights"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
