@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["InputError", "StableDiffusion", "load"]
 
-_MODULES = ("assemble", "bands", "clip", "config", "files", "free_u", "hub", "keys", "layers", "maps", "tensors")
-_MODULES += ("tokenizer", "transformer", "unet", "vae", "weights")
+_MODULES = frozenset(
+    "assemble bands clip config files free_u hub keys layers maps tensors tokenizer transformer unet vae weights".split()
+)
 
 
 def __getattr__(name: str) -> Any:
