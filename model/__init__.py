@@ -13,7 +13,24 @@ if TYPE_CHECKING:
 __all__ = ["InputError", "StableDiffusion", "load"]
 
 _MODULES = frozenset(
-    "assemble bands clip config files free_u hub keys layers maps tensors tokenizer transformer unet vae weights".split()
+    [
+        "assemble",
+        "bands",
+        "clip",
+        "config",
+        "files",
+        "free_u",
+        "hub",
+        "keys",
+        "layers",
+        "maps",
+        "tensors",
+        "tokenizer",
+        "transformer",
+        "unet",
+        "vae",
+        "weights",
+    ]
 )
 
 
