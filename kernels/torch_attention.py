@@ -26,6 +26,8 @@ _MOST_CPU_ROWS = 512
 _MANY_KEYS = 1024
 # So many keys oneDNN sums in two halves by itself; parts would cost a twelfth of the whole there and gain little.
 _TWO_SUMS = 1024
+# So few queries PyTorch multiplies by vectors of D: sums that round two or three times less than one after the other.
+_FEW_QUERIES = 8
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
@@ -117,7 +119,8 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
     for first in range(0, heads, block_heads):
         part = slice(first, first + block_heads)
         scaled = q[part].to(dtype) / math.sqrt(width)  # [h, Nq, D]
-        key_columns = k[part].to(dtype).transpose(1, 2).contiguous()  # [h, D, Nk]
+        key_columns = k[part].to(dtype).transpose(1, 2)  # [h, D, Nk]
+        key_columns = key_columns if queries <= _FEW_QUERIES else key_columns.contiguous()
         values = v[part].to(dtype).contiguous()  # [h, Nk, D]
         for row in range(0, queries, rows):
             block = scaled[:, row : row + rows]
@@ -148,7 +151,8 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
         values = v[head].t()  # [D, Nk]
         values = pack_parts(values, rows) if in_parts else values.contiguous()
         for row in range(0, queries, rows):
-            scores = product(scaled[row : row + rows], there)  # [rows, Nk]
+            block = scaled[row : row + rows]
+            scores = block @ there.t() if len(block) <= _FEW_QUERIES else product(block, there)  # [rows, Nk]
             p = torch.softmax(scores, -1, out=memory[: len(scores)])
             if contrast != 1:
                 _contrast(p, mean, contrast)

@@ -206,6 +206,25 @@ def test_a_single_key_gives_its_value(
     assert torch.equal(out, v.expand_as(out))
 
 
+@pytest.mark.parametrize("path", ["reference", "oneDNN", "blocks"])
+@pytest.mark.parametrize("queries", [1, 3, 5])
+def test_scores_of_few_queries_err_no_more_than_plain_pytorchs(
+    queries: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path == "blocks":
+        monkeypatch.setattr(torch_attention, "usable", lambda *_: False)
+    impl: Implementation = "reference" if path == "reference" else "torch"
+    errors = []
+    for seed in range(20):
+        q, k, v = attention_input(Case(1, 4, queries, 7, 160, "heads"), torch.float32, seed)
+        q = 8 * q  # scores whose rounding is most of the error
+        exact = plain.attention(*doubles(q, k, v), 1.01)
+        out = cross_image_attention(q, k, v, contrast=1.01, impl=impl)
+        errors.append([float((t.double() - exact).square().mean()) for t in (out, plain.attention(q, k, v, 1.01))])
+    ours, plains = torch.tensor(errors).mean(0).sqrt()
+    assert ours <= 2 * plains
+
+
 @every_implementation
 @pytest.mark.parametrize("contrast", [1.67, 0.3, 1e-6, 1e6])
 def test_a_flat_row_stays_flat(contrast: float, impl: Implementation) -> None:
