@@ -41,7 +41,7 @@ def masked_adain(
         source_labels: integers, [h', w'] or [source's batch, h', w'].
         classes: the classes to do.
         num_classes: every label is below this.
-        eps: added to both variances.
+        eps: added to both variances: 0, or a number of float32 from 1.2e-38 on.
         impl: which implementation; see the package. Statistics are float32 (float64 for float64).
 
     Returns:
@@ -56,9 +56,10 @@ def masked_adain(
     checks.check_eps(reasons, eps)
     listed: list[int] = []
     if reasons.unless(isinstance(classes, Iterable), f"classes must be integers, is {checks.shown(classes)}"):
-        # A tensor without dimensions says it can be gone through, and cannot.
-        listed = [] if isinstance(classes, Tensor) else list(classes)
-        integers = not isinstance(classes, Tensor) and all(map(checks.is_integer, listed))
+        # A tensor without dimensions says it can be gone through, and cannot; bytes are integers by accident.
+        hidden = isinstance(classes, Tensor | str | bytes)
+        listed = [] if hidden else list(classes)
+        integers = not hidden and all(map(checks.is_integer, listed))
         if reasons.unless(integers, f"classes must be integers, is {checks.shown(classes)}") and counted:
             outside = [c for c in listed if not 0 <= c < num_classes]
             reasons.unless(not outside, f"classes {checks.shown(outside)} are outside 0..{num_classes - 1}")
@@ -109,7 +110,7 @@ def adain_features(
     Args:
         result: what ``cross_image_attention`` gave with labels.
         query_labels: the same query labels, [Nq] or [B, Nq].
-        eps: added to both variances.
+        eps: added to both variances: 0, or a number of float32 from 1.2e-38 on.
         impl: which implementation; see the package.
 
     Returns:

@@ -20,7 +20,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CONTRAST_RANGE: tuple[float, float] = (1e-6, 1e6)
 # Implementations go through the classes one by one, and hold a row of statistics for each.
 MOST_CLASSES = 2**16
-MOST_EPS = torch.finfo(torch.float32).max
+# What is added to variances: 0, or what float32 holds with all its digits.
+EPS_RANGE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -76,7 +77,7 @@ def check_impl(reasons: Reasons, impl: object) -> bool:
 
 
 def check_tensors(reasons: Reasons, values: Mapping[str, object]) -> bool:
-    """Each value is a tensor with strides: what every other check of tensors asks first."""
+    """Each value is a tensor with strides, what every other check of tensors asks first."""
     fine = True
     for name, value in values.items():
         if not isinstance(value, Tensor):
@@ -98,10 +99,10 @@ def _within(value: Any, low: float, high: float) -> bool:
 
 
 def check_eps(reasons: Reasons, eps: object) -> None:
-    """A number from 0 to the largest of float32."""
-    reasons.unless(
-        _within(eps, 0, MOST_EPS), f"eps must be a finite number of float32 and not below 0, is {shown(eps)}"
-    )
+    """0, or a number within ``EPS_RANGE``."""
+    low, high = EPS_RANGE
+    fits = _within(eps, 0, 0) or _within(eps, low, high)
+    reasons.unless(fits, f"eps must be 0 or a number from {low:.3g} to {high:.3g}, is {shown(eps)}")
 
 
 def check_heads(reasons: Reasons, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -36,7 +36,7 @@ def group_norm(
         groups: G, a divisor of C.
         weight: [C], x's dtype.
         bias: [C], x's dtype.
-        eps: added to the variance.
+        eps: added to the variance: 0, or a number of float32 from 1.2e-38 on.
         silu: whether SiLU follows.
         impl: which implementation; see the package. Statistics are float32 (float64 for float64).
 

@@ -25,11 +25,12 @@ def group_norm(
         images = []
         # One at a time, so that what lies between stays small.
         for image, centre in zip(x.chunk(len(x)), shift.chunk(len(x)), strict=True):
-            normalised = F.group_norm(image - centre, groups, weight, bias, eps)
+            normalised = torch.group_norm(image - centre, groups, weight, bias, eps)
             images.append((F.silu(normalised, inplace=True) if silu else normalised).to(x.dtype))
         whole = images[0] if len(images) == 1 else torch.cat(images)
         return whole.contiguous(memory_format=layout)
-    out = F.group_norm(x.contiguous(), groups, weight, bias, eps)
+    # Not `F.group_norm`, which refuses groups of one value.
+    out = torch.group_norm(x.contiguous(), groups, weight, bias, eps)
     if silu:
         out = F.silu(out, inplace=True)
     return out.contiguous(memory_format=layout)

@@ -167,9 +167,9 @@ CALLS: dict[str, tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
             "num_classes": 1,
         },
         {
-            "classes": (*(value for value in HOSTILE if value not in ([], {})), (0, "1"), (5,), (True,)),
+            "classes": (*(value for value in HOSTILE if value not in ([], {})), (0, "1"), (5,), (True,), "", b"\0"),
             "num_classes": HOSTILE,
-            "eps": HOSTILE,
+            "eps": (*HOSTILE, 1e-45),
             "impl": HOSTILE,
             "z": BAD_TENSORS,
             "source_labels": BAD_TENSORS,
@@ -178,14 +178,14 @@ CALLS: dict[str, tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
     "adain_features": (
         kernels.adain_features,
         {"result": RESULT, "query_labels": LABELS},
-        {"result": (*BAD_TENSORS, *HOSTILE), "query_labels": BAD_TENSORS, "eps": HOSTILE, "impl": HOSTILE},
+        {"result": (*BAD_TENSORS, *HOSTILE), "query_labels": BAD_TENSORS, "eps": (*HOSTILE, 1e-45), "impl": HOSTILE},
     ),
     "group_norm": (
         kernels.group_norm,
         {"x": GRID, "groups": 2, "weight": WEIGHT, "bias": WEIGHT, "eps": 1e-5, "silu": False},
         {
             "groups": HOSTILE,
-            "eps": HOSTILE,
+            "eps": (*HOSTILE, 1e-45),
             "silu": tuple(value for value in HOSTILE if value is not True),
             "impl": HOSTILE,
             "x": BAD_TENSORS,

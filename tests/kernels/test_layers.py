@@ -102,6 +102,17 @@ def test_constant_groups_give_the_bias(layout: str, dtype: torch.dtype, impl: Im
 
 
 @every_implementation
+@every_dtype
+@pytest.mark.parametrize("batch", [1, 3])
+def test_groups_of_one_value_give_the_bias(batch: int, dtype: torch.dtype, impl: Implementation) -> None:
+    x, weight, bias = norm_input(NormCase(batch, 4, 1, 1, 4), dtype)
+    out = group_norm(x, 4, weight, bias, eps=EPS, impl=impl)
+    wanted = bias[:, None, None].expand_as(out)
+    magnitude = plain.group_norm_terms(x, 4, weight, bias, EPS)
+    assert_as_accurate(out, wanted, wanted.double(), per=(0, 1), magnitude=magnitude)
+
+
+@every_implementation
 @both_layouts
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_stay_in_their_group(value: float, layout: str, impl: Implementation) -> None:
