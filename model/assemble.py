@@ -116,5 +116,6 @@ def abridge(names: Iterable[str]) -> str:
 
 
 def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    # Old autoencoders store the attention's linear maps as 1×1 convolutions.
-    return given == wanted or (len(wanted) == 2 and given == (*wanted, 1, 1))
+    # Old autoencoders store the attention's linear maps as 1×1 convolutions; files that diffusers' conversion script
+    # of December 2023 made have their biases in that shape too (github.com/huggingface/diffusers/issues/6226).
+    return given == wanted or (len(wanted) in (1, 2) and given == (*wanted, 1, 1))

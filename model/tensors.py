@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import InputError
-from model.files import SMALL, read_start, shown_name
+from model.files import SMALL, check_regular, read_start, shown_name
 
 PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -83,7 +83,7 @@ def read_tensors(
 def _read_file(
     path: Path, items: Iterable[tuple[str, Entry]], *, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    budget = path.stat().st_size // _PAGES
+    budget = check_regular(path) // _PAGES
     with ExitStack() as opened:
         file, mapped = None, 0
         for name, entry in items:
