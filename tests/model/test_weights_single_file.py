@@ -16,12 +16,21 @@ import model
 from model.assemble import build_empty, match, refuse_unknown
 from model.clip import TextEncoder
 from model.config import SD15
-from model.keys import SINGLE_FILE_IGNORED, ema_name, text_folder, unet_original, vae_original
+from model.keys import (
+    SINGLE_FILE_CLUTTER,
+    SINGLE_FILE_IGNORED,
+    VAE_ATTENTION,
+    VAE_ORIGINAL_ATTENTION_ALSO,
+    ema_name,
+    text_folder,
+    unet_original,
+    vae_original,
+)
 from model.single_file import Shapes
 from model.tensors import Entry, Table
 from model.unet import UNet
 from model.vae import VAE
-from tests.model.checkpoints import PARTS, SMALL, expected
+from tests.model.checkpoints import PARTS, SMALL, expected, refused, rename
 from tests.model.originals import unet_name, vae_name
 
 MANIFEST = Path(__file__).parents[1] / "data" / "sd15_single_file_keys.json.gz"
@@ -183,3 +192,160 @@ def test_incomplete_moving_average_is_an_error(tensors: dict[str, Tensor], tmp_p
 def test_flattened_names_are_told_apart() -> None:
     names = unet_original(SD15.unet, build_empty(lambda: UNet(SD15.unet)).state_dict())
     assert len({ema_name(original) for original in names}) == len(names) == 686
+
+
+ORIGINAL_ATTENTION = {ours: theirs for theirs, ours in VAE_ATTENTION.items()}
+SHAPES = {
+    "linear": lambda value: value.flatten(1) if value.ndim > 1 else value,
+    "convolution": lambda value: value.flatten(1)[:, :, None, None] if value.ndim > 1 else value,
+    # github.com/huggingface/diffusers/issues/6226
+    "convolution throughout": lambda value: (value.flatten(1) if value.ndim > 1 else value)[..., None, None],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [*VAE_ATTENTION, *VAE_ORIGINAL_ATTENTION_ALSO])
+def test_each_name_of_the_autoencoder_s_attention(
+    name: str, shape: str, tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    original = ORIGINAL_ATTENTION[(VAE_ATTENTION | VAE_ORIGINAL_ATTENTION_ALSO)[name]]
+    changed = rename(tensors, lambda key: key.replace(f".mid.attn_1.{original}.", f".mid.attn_1.{name}."))
+    found = [key for key in changed if f".mid.attn_1.{name}." in key]
+    assert len(found) == 4
+    assert name in VAE_ATTENTION or changed.keys() != tensors.keys()
+    if original != "norm":
+        changed |= {key: SHAPES[shape](changed[key]) for key in found}
+    assert_holds(load_tensors(changed, tmp_path), theirs)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        ("to_q", "to_k", "to_v", "to_out"),
+        ("query", "key", "value", "proj_attn"),
+        ("to_q", "to_k", "to_v", "proj_out"),
+        ("q", "k", "v", "to_out.0"),
+    ],
+    ids="-".join,
+)
+def test_sets_of_names_that_converters_leave(
+    names: tuple[str, ...], shape: str, tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    for original, name in zip(("q", "k", "v", "proj_out"), names, strict=True):
+        tensors = rename(
+            tensors,
+            lambda key, original=original, name=name: key.replace(f".attn_1.{original}.", f".attn_1.{name}."),
+        )
+    found = {key: value for key, value in tensors.items() if ".mid.attn_1." in key and ".norm." not in key}
+    assert len(found) == 16
+    assert_holds(load_tensors(tensors | {key: SHAPES[shape](value) for key, value in found.items()}, tmp_path), theirs)
+
+
+@pytest.mark.parametrize("key", sorted(SINGLE_FILE_IGNORED))
+def test_each_ignored_name_is_passed_over_whatever_it_holds(
+    key: str, tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    ignored = torch.full((1, 77), float("nan")) if "position_ids" not in key else torch.zeros(1, 77).half()
+    assert_holds(load_tensors(tensors | {key: ignored}, tmp_path), theirs)
+
+
+@pytest.mark.parametrize(
+    "key", sorted(name for name in SINGLE_FILE_IGNORED if not name.startswith(("model_ema.", "cond_stage_model.")))
+)
+def test_a_name_is_ignored_as_a_whole_alone(key: str, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(model.InputError, match=r"unknown tensors \(1: "):
+        load_tensors(tensors | {f"{key}.more": torch.zeros(1)}, tmp_path)
+
+
+CLUTTER_NAMES = [
+    "first_stage_model.loss.logvar",
+    "first_stage_model.loss.discriminator.main.0.weight",
+    "first_stage_model.loss.perceptual_loss.net.slice1.0.weight",
+    "first_stage_model.loss.perceptual_loss.lin0.model.1.weight",
+    "first_stage_model.model_ema.decay",
+    "first_stage_model.model_ema.num_updates",
+    "first_stage_model.model_ema.encoderconv_inweight",
+    "embedding_manager.embedder.transformer.text_model.embeddings.token_embedding.weight",
+    "embedding_manager.string_to_param_dict.*",
+]
+
+
+def test_the_prefixes_of_clutter_are_those_tried() -> None:
+    assert all(any(key.startswith(prefix) for key in CLUTTER_NAMES) for prefix in SINGLE_FILE_CLUTTER)
+
+
+@pytest.mark.parametrize("key", CLUTTER_NAMES)
+def test_what_training_leaves_behind_is_passed_over(
+    key: str, tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert_holds(load_tensors(tensors | {key: torch.full((3,), float("nan"))}, tmp_path), theirs)
+
+
+@pytest.mark.parametrize("prefix", SINGLE_FILE_CLUTTER)
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("model.diffusion_model.out.2.bias", "lacks 1 of "),
+        ("first_stage_model.decoder.conv_out.bias", "lacks 1 of "),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "lacks 1 of "),
+        ("first_stage_model.", "holds no VAE"),
+        ("cond_stage_model.", "holds no text encoder"),
+        ("model.diffusion_model.", "holds no UNet"),
+    ],
+)
+def test_clutter_never_stands_for_what_is_missing(
+    lost: str, reason: str, prefix: str, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    clutter = {f"{prefix}{key.partition('.')[2]}": value for key, value in tensors.items() if key.startswith(lost)}
+    assert clutter
+    kept = {key: value for key, value in tensors.items() if not key.startswith(lost)}
+    with pytest.raises(model.InputError, match=reason):
+        load_tensors(kept | clutter, tmp_path)
+
+
+@pytest.mark.parametrize("prefix", SINGLE_FILE_CLUTTER)
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("conditioner.embedders.0.transformer.x", "Stable Diffusion XL"),
+        ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3"),
+        ("cond_stage_model.model.ln_final.weight", "Stable Diffusion 2"),
+        ("lora_unet_down_blocks_0.lora_down.weight", "a LoRA"),
+        ("v_pred", "a v-prediction model"),
+        ("something.else", "holds no UNet"),
+    ],
+)
+def test_clutter_never_hides_another_kind_of_model(key: str, reason: str, prefix: str, tmp_path: Path) -> None:
+    save_file({key: torch.zeros(1), f"{prefix}logvar": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert reason in refused(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("prefix", SINGLE_FILE_CLUTTER)
+def test_what_is_only_called_like_clutter_is_unknown(prefix: str, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    for key in (prefix.removesuffix("."), f"{prefix.removesuffix('.')}es.x", f"x.{prefix}x"):
+        with pytest.raises(model.InputError, match=r"unknown tensors \(1: "):
+            load_tensors(tensors | {key: torch.zeros(1)}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        *(
+            (
+                f"first_stage_model.{side}.mid.attn_1.{ORIGINAL_ATTENTION[ours]}.bias",
+                f"first_stage_model.{side}.mid.attn_1.{name}.bias",
+            )
+            for side in ("encoder", "decoder")
+            for name, ours in VAE_ORIGINAL_ATTENTION_ALSO.items()
+        ),
+        (
+            "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight",
+            "cond_stage_model.transformer.embeddings.position_embedding.weight",
+        ),
+    ],
+)
+def test_a_tensor_under_two_names_is_refused(key: str, other: str, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(model.InputError, match=r"tensors given twice \(1: "):
+        load_tensors(tensors | {other: tensors[key].clone()}, tmp_path)
