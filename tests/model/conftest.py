@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import save_file
 
+from model.tokenizer import Tokenizer
 from tests.model.checkpoints import SMALL, copy_folder, expected, their_modules, write_folder
 from tests.model.originals import single_file_tensors
 
@@ -37,3 +38,15 @@ def single(theirs: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
     parts = {part: expected(theirs, part) for part in ("unet", "vae", "text_encoder")}
     save_file(single_file_tensors(SMALL, parts), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The one that every model has."""
+    return Tokenizer()
+
+
+@pytest.fixture
+def one_tokenizer(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table takes longer to read than most refusals."""
+    monkeypatch.setattr("model.weights.Tokenizer", lambda: tokenizer)

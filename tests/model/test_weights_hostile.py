@@ -18,6 +18,8 @@ import model
 from model.tensors import read_table, read_tensors
 from tests.model.checkpoints import WEIGHTS, edit_json, edit_tensors, refused
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
+
 
 @pytest.fixture(autouse=True)
 def at_once() -> Iterator[None]:
@@ -190,7 +192,6 @@ def test_what_is_no_file_among_shards_is_refused_at_once(name: str, kind: str, f
     whole.rename(whole.with_name("part.safetensors"))
     index = whole.with_name("diffusion_pytorch_model.safetensors.index.json")
     index.write_text(json.dumps({"weight_map": shard_of}))
-    model.load(folder)
     replace_by(kind, whole.with_name(name))
     assert name in _message(folder)
 
@@ -247,35 +248,42 @@ def test_a_source_that_can_be_nothing_is_refused_in_one_line(source: str, tmp_pa
     _message(source)
 
 
+NO_JSON = [
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    '{"a": ' + "9" * 5000 + "}",
+    "\ufeff{}",
+    '{"a": 1, "a": 2}',
+    " " * (17 * 2**20),
+    "null",
+    "",
+]
+NO_NUMBERS = [
+    '{"in_channels": -' + "9" * 4000 + "}",
+    '{"in_channels": NaN}',
+    '{"in_channels": 1e400}',
+    '{"in_channels": [[4]]}',
+    '{"in_channels": "4"}',
+    '{"norm_eps": 1e999}',
+    '{"norm_eps": -1e999}',
+    '{"norm_eps": Infinity}',
+]
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("name", "text"),
     [
-        "[" * 100_000,
-        '{"a":' * 50_000,
-        '{"in_channels": ' + "9" * 5000 + "}",
-        '{"norm_eps": 1e999}',
-        '{"in_channels": NaN}',
-        '{"in_channels": -' + "9" * 5000 + "}",
-        '{"norm_eps": -1e999}',
-        '{"norm_eps": Infinity}',
-        '{"in_channels": 1e400}',
-        '{"in_channels": [[4]]}',
-        '{"in_channels": "4"}',
-        "\ufeff{}",
-        '{"a": 1, "a": 2}',
-        " " * (17 * 2**20),
-        "null",
-        "",
+        *((name, text) for name in ("unet/config.json", "model_index.json") for text in NO_JSON),
+        *(("unet/config.json", text) for text in NO_NUMBERS),
     ],
-    ids=lambda text: repr(text[:16]),
+    ids=lambda text: repr(text[:20]),
 )
-@pytest.mark.parametrize("name", ["unet/config.json", "model_index.json"])
 def test_json_that_no_program_wrote_is_refused(name: str, text: str, folder: Path) -> None:
-    if name == "model_index.json" and text.startswith(('{"in', '{"norm')):
-        pytest.skip("keys that this file does not have")
     (folder / name).unlink()
     (folder / name).write_text(text)
-    assert name.split("/")[-1] in _message(folder)
+    message = _message(folder)
+    assert str(folder / name) in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(
