@@ -29,7 +29,11 @@ QUICK = [
     "--adain-range",
     "1:3",
 ]
-BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])"
+# Without -P the folder that is built comes first, and setuptools asks its `kernels` for what it expects of theirs.
+BUILD = (
+    *(sys.executable, "-P", "-c"),
+    "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])",
+)
 THEIRS_ALONE = "import kernels; kernels.get_kernel; print(kernels.__file__)"
 BOTH = """
 import sys
@@ -66,13 +70,11 @@ def built(tmp_path_factory):
     (sources / "build" / "lib" / "kernels").mkdir(parents=True)
     (sources / "build" / "lib" / "kernels" / "__init__.py").touch()
     for kind in ("wheel", "sdist"):
-        subprocess.run([sys.executable, "-c", BUILD, kind, folder / kind], cwd=sources, check=True, capture_output=True)
+        subprocess.run([*BUILD, kind, folder / kind], cwd=sources, check=True, capture_output=True)
     with tarfile.open(next((folder / "sdist").glob("*.tar.gz"))) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    subprocess.run(
-        [sys.executable, "-c", BUILD, "wheel", folder / "again"], cwd=unpacked, check=True, capture_output=True
-    )
+    subprocess.run([*BUILD, "wheel", folder / "again"], cwd=unpacked, check=True, capture_output=True)
     shutil.rmtree(sources)
     shutil.rmtree(unpacked)
     return [next((folder / kind).glob("*.whl")) for kind in ("wheel", "again")]
