@@ -24,7 +24,7 @@ def contrasted(p: Tensor, contrast: float) -> Tensor:
     if contrast == 1:
         return p
     # Both means are the same number, so a probability equal to it stays as it is at every contrast.
-    mean = p.new_tensor(1 / p.shape[-1])
+    mean = p.new_full((), 1 / p.shape[-1])
     return (contrast * (p - mean) + mean).clamp(0, 1)
 
 

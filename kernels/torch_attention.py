@@ -113,7 +113,8 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
     keys = k.shape[1]
     dtype = accumulator(q.dtype)
     block_heads, rows = _block(heads, queries, keys, dtype.itemsize, q.device)
-    mean = torch.tensor(1 / keys, dtype=dtype, device=q.device)
+    # Filled in where it lies: made of a number on the host, a GPU would wait for it and no graph could record it.
+    mean = q.new_full((), 1 / keys, dtype=dtype)
     scores_memory = q.new_empty(block_heads * rows * keys, dtype=dtype)
     probabilities_memory = torch.empty_like(scores_memory)
     for first in range(0, heads, block_heads):
@@ -140,7 +141,7 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
     dtype = accumulator(q.dtype)
     _, rows = _block(1, queries, keys, dtype.itemsize, q.device)
     rows = min(rows, _MOST_CPU_ROWS)
-    mean = torch.tensor(1 / keys, dtype=dtype)
+    mean = q.new_full((), 1 / keys, dtype=dtype)
     memory = q.new_empty(rows, keys, dtype=dtype)
     in_parts = v.dtype == torch.float32 and keys > PART and keys != _TWO_SUMS
     # Whole parts: what lies past the keys stays 0.

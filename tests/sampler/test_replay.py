@@ -12,7 +12,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
+from kernels import cross_image_attention, group_norm, masked_adain
 from model import StableDiffusion
 from model.assemble import build_empty
 from model.clip import TextEncoder
@@ -91,6 +93,27 @@ def test_no_step_reads_a_value_back_or_mixes_devices(name, fused):
         if event.phase == "denoise" and event.done == event.total:
             return
     raise AssertionError("the last step was not reached")
+
+
+class NothingFromTheHost(TorchFunctionMode):
+    """Refuses tensors made of Python numbers: on a GPU a copy that each call would wait for, and no graph records."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        assert function not in (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("contrast", [1.0, 1.67])
+def test_attention_and_statistics_make_no_tensor_of_numbers_on_the_host(contrast):
+    q, z = torch.ones(1, 2, 16, 8, device="meta"), torch.ones(1, 4, 8, 8, device="meta")
+    labels, weight = torch.zeros(8, 8, dtype=torch.int64, device="meta"), torch.ones(4, device="meta")
+    with NothingFromTheHost():
+        cross_image_attention(q, q, q, contrast=contrast)
+        masked_adain(z, z, labels, labels, classes=(0, 1), num_classes=2)
+        group_norm(z, 2, weight, weight, eps=1e-5, silu=True)
+        for make in (torch.tensor, torch.as_tensor, q.new_tensor):
+            with pytest.raises(AssertionError):
+                make(0.5)
 
 
 def test_text_to_image_reads_nothing_back_before_its_end():
