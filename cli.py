@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from jobs import VERSION
-from jobs.options import METHOD_OPTIONS, read_method_options, shortened, whole_number
-from jobs.terminal import Ended, ending_in_order, one_line, print_whatever_the_encoding
+from jobs.options import METHOD_OPTIONS, read_method_options, whole_number
+from jobs.terminal import Ended, ending_in_order, print_whatever_the_encoding
 from jobs.threads import wait_briefly
-from model.errors import InputError
+from model.errors import InputError, one_line
+from model.files import shown, shown_name
 
 TRACEBACK = "STAINLOOM_TRACEBACK"
 
@@ -150,7 +151,7 @@ def _whole(flag: str, text: str) -> int:
     try:
         return whole_number(text)
     except ValueError as error:
-        raise InputError(f"{flag} {shortened(text)}: must be a whole number") from error
+        raise InputError(f"{flag} {shown(text)}: must be a whole number") from error
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -198,7 +199,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     try:
         guidance = float(arguments.guidance)
     except ValueError as error:
-        raise InputError(f"--guidance {shortened(arguments.guidance)}: must be a number") from error
+        raise InputError(f"--guidance {shown(arguments.guidance)}: must be a number") from error
     request = sample.Request(
         prompt=arguments.prompt,
         output=arguments.output,
@@ -259,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _is_out_of_memory(error):
             return _fail(OUT_OF_MEMORY, 2)
         again = f"set {TRACEBACK}=1 and run it again for a traceback to report"
-        return _fail(f"unforeseen {type(error).__name__}: {shortened(str(error), 300)}; {again}", 1)
+        return _fail(f"unforeseen {type(error).__name__}: {shown_name(str(error))}; {again}", 1)
     return 0
 
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from model.errors import InputError
+from model.files import shown
 from sampler.settings import ADAIN_MODES, Settings, Span
-
-
-def shortened(text: str, most: int = 80) -> str:
-    """``text`` quoted for a message, with its middle left out if it is long."""
-    short = reprlib.Repr()
-    short.maxstring = most
-    return short.repr(text)
 
 
 def whole_number(text: str) -> int:
     """``text`` of ASCII digits, at most twenty, with or without a sign. Raises ValueError for any other."""
     if re.fullmatch(r"[+-]?[0-9]{1,20}", text) is None:
-        raise ValueError(f"{shortened(text)} is not a whole number")
+        raise ValueError(f"{shown(text)} is not a whole number")
     return int(text)
 
 
@@ -54,7 +47,7 @@ def greys(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{shortened(text)}: write greys from 0 to 1 with commas, such as 0.1,0.5") from error
+        raise InputError(f"{shown(text)}: write greys from 0 to 1 with commas, such as 0.1,0.5") from error
 
 
 METHOD_OPTIONS = (
@@ -95,7 +88,7 @@ def read_method_options(texts: Mapping[str, str]) -> dict[str, Any]:
             raise InputError(f"{option.flag}: {error}") from error
         except ValueError as error:
             kind = "a whole number" if option.parse is whole_number else "a number"
-            raise InputError(f"{option.flag} {shortened(text)}: must be {kind}") from error
+            raise InputError(f"{option.flag} {shown(text)}: must be {kind}") from error
     return values
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from jobs.generate import Note, Written
-from jobs.terminal import one_line
+from model.errors import one_line
 from sampler.generate import Progress
 
 

@@ -10,12 +10,11 @@ from importlib.util import find_spec
 
 import torch
 
-from jobs.options import shortened
 from kernels import Implementation
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.errors import InputError
-from model.files import shown_name
+from model.files import shown, shown_name
 from sampler.keeping import Budget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -98,7 +97,7 @@ def read_batch_size(text: str) -> int | None:
     if text == "auto":
         return None
     if re.fullmatch(r"[0-9]{1,6}", text) is None or not 1 <= int(text) <= MOST_IMAGES:
-        raise InputError(f"--batch-size {shortened(text)}: must be auto or a whole number from 1 to {MOST_IMAGES}")
+        raise InputError(f"--batch-size {shown(text)}: must be auto or a whole number from 1 to {MOST_IMAGES}")
     return int(text)
 
 
@@ -137,7 +136,7 @@ def choose_budget(text: str, device: torch.device) -> Budget:
         found = re.fullmatch(r"(device|host|disk)=([0-9]{1,9}(?:\.[0-9]{1,9})?)(MB|GB)", part.strip())
         if found is None or found[1] in places:
             raise InputError(
-                f"--keep {shortened(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
+                f"--keep {shown(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
             )
         places[found[1]] = int(float(found[2]) * {"MB": 1e6, "GB": 1e9}[found[3]])
     return Budget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))

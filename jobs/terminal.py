@@ -18,17 +18,6 @@ class Ended(BaseException):
         self.number = number
 
 
-def one_line(text: str) -> str:
-    """``text`` with line breaks, control characters and all else that is not printed written as escapes.
-
-    Names of files and texts within them are other people's; an escape character in one could forge our own lines.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
 def print_whatever_the_encoding() -> None:
     """Let standard output and error write what their encoding lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """``text`` with line breaks, control characters and all else that cannot be printed written as escapes.
+
+    Names of files and texts within them are other people's; an escape character in one could forge our own lines.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 class InputError(ValueError):
     """Something given from outside cannot be used. The message is one line and names the thing and the fix.
 
@@ -10,9 +21,4 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(
-            "".join(
-                character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-                for character in message
-            )
-        )
+        super().__init__(one_line(message))

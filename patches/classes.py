@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import InputError
+from model.errors import InputError, one_line
 from patches.rawfile import shown
 
 MAX_CLASSES = 32
@@ -136,7 +136,7 @@ def listing(values: Sequence[int], colours: bool = False, most: int = 8) -> str:
 
 def brief(text: str, most: int = 60) -> str:
     """Text from outside for a message: escaped, on one line, and not endless."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+    escaped = one_line(text[: most + 1])
     return escaped if len(escaped) <= most else f"{escaped[:most]}…"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from model.errors import InputError
+from model.errors import InputError, one_line
 
 # A picture at Pillow's limit of 89 megapixels takes 0.7 GB uncompressed in 16-bit RGBA.
 MAX_BYTES = 2**30
@@ -15,8 +15,7 @@ _LONGEST_SHOWN = 300
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A file's name for a message: on one line, without control characters, and not endless."""
-    text = os.fsdecode(path)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = one_line(os.fsdecode(path))
     if not text:
         return "''"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:40]}…{text[-40:]}"

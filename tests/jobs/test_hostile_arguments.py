@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cli
-from jobs.terminal import one_line
+from model.errors import one_line
 from tests.fuzz.mutations import TEXTS, seeds
 from tests.jobs.test_cli import ROOT, files_in, generate, job  # noqa: F401
 
