@@ -13,6 +13,7 @@ import torch
 import model
 from jobs import VERSION
 from jobs.options import as_arguments
+from jobs.recommended import read_recommended
 from jobs.resources import (
     check_graphs,
     check_memory,
@@ -36,7 +37,7 @@ from sampler.execution import Execution
 from sampler.generate import Progress, Task, generate_series
 from sampler.masks import vanishing_classes
 from sampler.patch import Patch
-from sampler.settings import Settings, choose, in_proportion, read_recommended
+from sampler.settings import Settings, choose, in_proportion
 
 MULTIPLE = 64
 MOST_VARIANTS = 10_000

@@ -15,9 +15,10 @@ from demo.tissue import draw_tissue
 from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
 from demo.training import to_tensor
+from jobs.recommended import read_recommended
 from model import StableDiffusion, load
 from sampler.schedule import cumulative_alphas
-from sampler.settings import Settings, choose, read_recommended
+from sampler.settings import Settings, choose
 
 WEIGHTS = Path(__file__).parents[2] / "demo" / "weights"
 LARGEST = 40 * 10**6

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from model.errors import InputError
-from sampler.settings import PRESETS, Settings, Span, choose, read_recommended
+from sampler.settings import PRESETS, Settings, Span, choose
 
 
 def test_the_winter_preset_swaps_and_matches_in_the_papers_ranges():
@@ -88,14 +87,3 @@ def test_a_range_that_makes_no_sense_is_refused(text, why):
 def test_a_bad_value_is_refused_by_the_name_of_its_option(field, value):
     with pytest.raises(InputError, match="--" + field.replace("_", "-")):
         choose("winter", {field: value})
-
-
-def test_recommended_settings_are_read_and_checked(tmp_path):
-    assert read_recommended(tmp_path) == {}
-    path = tmp_path / "recommended.json"
-    path.write_text(json.dumps({"steps": 50, "cross_attn_64": "5:40", "class_values": [0.2, 0.6]}))
-    assert read_recommended(tmp_path) == {"steps": 50, "cross_attn_64": Span(5, 40), "class_values": (0.2, 0.6)}
-    for text in ('{"stepps": 50}', "[1]", "{"):
-        path.write_text(text)
-        with pytest.raises(InputError, match="recommended.json"):
-            read_recommended(tmp_path)
