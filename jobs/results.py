@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ def plan_latents(
         raise InputError(f"{path}: lies in the folder of the weights, which it could damage; choose another folder")
     for file in files:
         check_output_file(file, inputs)
-        if exists(file) and not _holds_latents(file):
+        if exists(file) and _latents_at(file) is None:
             raise InputError(f"{file}: exists, and holds no latents that this program wrote; choose another name")
     return [*files]
 
@@ -114,16 +113,13 @@ def _record_at(path: Path) -> Record | None:
         return None
 
 
-def _latents_table(path: Path) -> Table | None:
+def _latents_at(path: Path) -> Table | None:
+    """The table of a file of latents; None for any other."""
     try:
-        return read_table(path)
+        table = read_table(path)
     except InputError:
         return None
-
-
-def _holds_latents(path: Path) -> bool:
-    table = _latents_table(path)
-    return table is not None and list(table.entries) == [LATENTS]
+    return table if list(table.entries) == [LATENTS] else None
 
 
 def _stale_latents(old: Record, new: Record) -> Path | None:
@@ -132,11 +128,10 @@ def _stale_latents(old: Record, new: Record) -> Path | None:
     if not isinstance(name, str) or name == new.details.get(LATENTS):
         return None
     path = Path(name)
-    table = _latents_table(path)
-    if table is None or list(table.entries) != [LATENTS]:
+    table = _latents_at(path)
+    if table is None:
         return None
     try:
-        theirs = parse_record(table.metadata.get(KEY, "null"))
+        return path if parse_record(table.metadata.get(KEY, "null")) == old else None
     except (ValueError, RecursionError):
         return None
-    return path if json.loads(old.text()[KEY]) == json.loads(theirs.text()[KEY]) else None

@@ -21,7 +21,7 @@ from patches.output import plan_outputs
 from patches.record import Record
 from sampler.execution import Execution
 from sampler.generate import Progress
-from sampler.settings import LARGEST_GUIDANCE
+from sampler.settings import LARGEST_GUIDANCE, MOST_STEPS
 from sampler.text_to_image import text_to_image
 
 MOST_SIDE = 4096
@@ -44,8 +44,8 @@ class Request:
 
 def run(request: Request) -> Iterator[Note | Progress | Path]:
     """Sample one image; yields notes, progress and, at last, the file's path. Raises InputError for bad input."""
-    if not 1 <= request.steps <= 999:
-        raise InputError(f"--steps {request.steps}: must be from 1 to 999")
+    if not 1 <= request.steps <= MOST_STEPS:
+        raise InputError(f"--steps {request.steps}: must be from 1 to {MOST_STEPS}")
     if not 64 <= request.size <= MOST_SIDE or request.size % 64:
         raise InputError(f"--size {request.size}: must be a multiple of 64 px, at most {MOST_SIDE}")
     if not abs(request.guidance) <= LARGEST_GUIDANCE:

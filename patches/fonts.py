@@ -46,14 +46,8 @@ def fonts_for(names: Sequence[str], folders: Sequence[str | os.PathLike[str]] = 
     own = ImageFont.load_default(_SIZE)
     found: dict[int, Font] = {}
     wanted = [index for index, name in enumerate(names) if _can_be_laid_out(name)]
-    fonts: Iterator[Font] = iter([own])
-    for source in (fonts, _system_fonts(folders)):
-        for font in source:
-            for index in [index for index in wanted if index not in found]:
-                if _has_all(font, names[index]):
-                    found[index] = font
-            if len(found) == len(wanted):
-                break
+    for font in itertools.chain([own], _system_fonts(folders)):
+        found |= {index: font for index in wanted if index not in found and _has_all(font, names[index])}
         if len(found) == len(wanted):
             break
     return [found.get(index) for index in range(len(names))]

@@ -97,6 +97,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise InputError, in one line and naming the option, for a value that makes no sense."""
+        guidances = f"from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}"
         problems = [
             (not 1 <= self.steps <= MOST_STEPS, f"--steps {self.steps}: must be from 1 to {MOST_STEPS}"),
             (self.first_step < 0, f"--skip-steps {self.first_step}: must not be negative"),
@@ -117,15 +118,10 @@ class Settings:
                 not CONTRASTS[0] <= self.contrast <= CONTRASTS[1],
                 f"--contrast {self.contrast}: must be from {CONTRASTS[0]:g} to {CONTRASTS[1]:g} (1 is off)",
             ),
-            *(
-                (
-                    not abs(value) <= LARGEST_GUIDANCE,
-                    f"{flag} {value}: must be from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}",
-                )
-                for flag, value in (
-                    ("--guidance", self.guidance),
-                    ("--inversion-guidance", self.inversion_guidance),
-                )
+            (not abs(self.guidance) <= LARGEST_GUIDANCE, f"--guidance {self.guidance}: must be {guidances}"),
+            (
+                not abs(self.inversion_guidance) <= LARGEST_GUIDANCE,
+                f"--inversion-guidance {self.inversion_guidance}: must be {guidances}",
             ),
             (
                 self.class_values is not None and not all(0.0 <= v <= 1.0 for v in self.class_values),

@@ -14,6 +14,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _NOT_LENT = ("stainloom", "__editable__", "kernels", "__pycache__", "_virtualenv")
 
+QUICK = [
+    "--steps",
+    "4",
+    "--skip-steps",
+    "1",
+    "--cross-attn-64",
+    "1:3",
+    "--cross-attn-32",
+    "1:2",
+    "--adain-range",
+    "1:3",
+]
+
 
 def lend_packages(folder: Path) -> Path:
     """Links in ``folder`` to what is installed here. Nothing that pip does to a borrower can reach the originals."""

@@ -13,22 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.packaging.environments import Environment, copy_sources, lend_packages
+from tests.packaging.environments import QUICK, Environment, copy_sources, lend_packages
 
 pytestmark = pytest.mark.package
 
-QUICK = [
-    "--steps",
-    "4",
-    "--skip-steps",
-    "1",
-    "--cross-attn-64",
-    "1:3",
-    "--cross-attn-32",
-    "1:2",
-    "--adain-range",
-    "1:3",
-]
 # Without -P the folder that is built comes first, and setuptools asks its `kernels` for what it expects of theirs.
 BUILD = (
     *(sys.executable, "-P", "-c"),

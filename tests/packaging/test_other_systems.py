@@ -16,21 +16,10 @@ from jobs import resources
 from jobs.resources import choose_impl, free_bytes
 from model import host_memory
 from model.errors import InputError
+from tests.packaging.environments import QUICK
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-QUICK = [
-    "--steps",
-    "4",
-    "--skip-steps",
-    "1",
-    "--cross-attn-64",
-    "1:3",
-    "--cross-attn-32",
-    "1:2",
-    "--adain-range",
-    "1:3",
-]
 HIDDEN = """
 import sys
 sys.modules["triton"] = None  # as good as not installed
