@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,3 +52,11 @@ def tokenizer() -> Tokenizer:
 def one_tokenizer(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its table takes longer to read than most refusals."""
     monkeypatch.setattr("model.weights.Tokenizer", lambda: tokenizer)
+
+
+@pytest.fixture
+def at_once() -> Iterator[None]:
+    """What hangs is ended."""
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
