@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jobs import VERSION
-from jobs.options import METHOD_OPTIONS, read_method_options, whole_number
-from jobs.terminal import Ended, ending_in_order, print_whatever_the_encoding
-from jobs.threads import wait_briefly
+from commands import VERSION
+from commands.options import METHOD_OPTIONS, read_method_options, whole_number
+from commands.terminal import Ended, ending_in_order, print_whatever_the_encoding
+from commands.threads import wait_briefly
 from model.errors import InputError, one_line
 from model.files import shown, shown_name
 
@@ -155,8 +155,8 @@ def _whole(flag: str, text: str) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from jobs import generate
-    from jobs.report import Reporter
+    from commands import generate
+    from commands.progress import Reporter
 
     given = (arguments.origin, arguments.origin_mask, arguments.target_mask)
     classes = arguments.classes
@@ -193,8 +193,8 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from jobs import sample
-    from jobs.report import Reporter
+    from commands import sample
+    from commands.progress import Reporter
 
     try:
         guidance = float(arguments.guidance)
@@ -217,7 +217,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from patches.record import changed_inputs, command_line, read_record
+    from imaging.provenance import changed_inputs, command_line, read_record
 
     record = read_record(arguments.image)
     print(command_line(record, program_name(), encoding=sys.stdout.encoding or "ascii"))

@@ -1,5 +1,5 @@
 """One script for each question, one schema for every row."""
 
-from jobs.threads import wait_briefly
+from commands.threads import wait_briefly
 
 wait_briefly()

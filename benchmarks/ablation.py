@@ -25,8 +25,8 @@ from benchmarks.turns import Outcome, Outputs, as_row, take_turns
 from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from benchmarks.whole_jobs import add_size_and_steps, shape_of
 from model import StableDiffusion
-from sampler.generate import Result, Task, generate_series
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import Result, Task, generate_series
 from sampler.settings import Settings
 
 SEED = 0

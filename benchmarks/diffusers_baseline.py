@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.diffusers_attention import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor
 from benchmarks.diffusers_modules import Theirs, from_ours
 from model import StableDiffusion
-from sampler.patch import Patch
+from sampler.inputs import Patch
 from sampler.settings import Settings
 
 Phase = Literal["encode", "invert", "denoise", "decode"]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.record import ROOT
-from patches.images import read_image
-from patches.labels import read_label_set
-from sampler.patch import Patch
+from imaging.images import read_image
+from imaging.labels import read_label_set
+from sampler.inputs import Patch
 
 FOLDER = ROOT / "examples"
 TARGETS = ("target_a.png", "target_b.png", "target_c.png")

@@ -24,8 +24,8 @@ from benchmarks.schedules import shortened
 from benchmarks.turns import Outcome, Outputs, Phases, as_row, take_turns
 from model import StableDiffusion
 from sampler.execution import Execution
-from sampler.generate import Result, Task, generate_series
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import Result, Task, generate_series
 from sampler.settings import Settings
 
 OURS, BASELINE, OPTIMISED = "ours", "diffusers", "diffusers optimised"

@@ -23,7 +23,7 @@ from benchmarks.diffusers_modules import Theirs, from_ours
 from benchmarks.options import Setting, common_parser, prepare
 from benchmarks.record import append, surroundings
 from benchmarks.turns import Outputs, as_row, take_turns
-from sampler.generate import Result
+from sampler.series import Result
 from sampler.text_to_image import text_to_image
 
 Sides = dict[str, Callable[[], Outputs]]

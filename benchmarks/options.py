@@ -11,7 +11,7 @@ import torch
 import model
 from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import RESULTS
-from jobs.resources import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
+from commands.machine import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
 from kernels import Implementation
 from sampler.execution import Execution
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from model import StableDiffusion
-from model.assemble import build_empty
+from model.checkpoint.fill import build_empty
+from model.checkpoint.load import lay_out_for_gpu
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
-from model.weights import lay_out_for_gpu
 
 _Network = TypeVar("_Network", bound=nn.Module)
 

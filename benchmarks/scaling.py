@@ -24,8 +24,8 @@ from benchmarks.record import Row, append, surroundings
 from benchmarks.schedules import shortened
 from benchmarks.turns import Outputs, as_row, take_turns
 from benchmarks.whole_jobs import AXES, Axis, add_size_and_steps, shape_of
-from sampler.generate import Result, Task, generate_series
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import Result, Task, generate_series
 from sampler.settings import Settings
 
 SEED = 0

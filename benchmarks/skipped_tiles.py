@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import model
-from jobs.recommended import read_recommended
+from commands.recommended import read_recommended
+from imaging.images import read_image
+from imaging.labels import read_label_set
 from model.transformer import Attention, Borrowed
-from patches.images import read_image
-from patches.labels import read_label_set
-from sampler.generate import generate
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import generate
 from sampler.settings import choose
 
 ROOT = Path(__file__).parents[1]

@@ -17,13 +17,13 @@ from kernels import Implementation, masked_adain
 from model import StableDiffusion
 from model.unet import Condition, Lent, Source, UNet
 from sampler.ddim import add_noise, denoise_step, move
+from sampler.denoise import mix_noise
 from sampler.execution import Execution
-from sampler.generate import Result
+from sampler.inputs import Patch, draw_noise, to_pixels, to_unit_range
 from sampler.masks import latent_labels
-from sampler.patch import Patch, draw_noise, to_pixels, to_unit_range
 from sampler.schedule import Step, steps
+from sampler.series import Result
 from sampler.settings import Settings
-from sampler.transfer import mix_noise
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def unsaved(
     savings: Savings,
     execution: Execution,
 ) -> Result:
-    """One image as `sampler.generate` makes it, with no more than ``savings`` saved.
+    """One image as `sampler.series` makes it, with no more than ``savings`` saved.
 
     Of ``execution`` only the implementations are used, and these only where ``savings`` say so; attention whose map is
     held is the reference, in float32 at least. Raises ValueError for settings outside the ``winter`` preset's family.

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sampler.patch import Patch
+from sampler.inputs import Patch
 from sampler.settings import Settings
 
 

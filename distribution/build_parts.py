@@ -17,9 +17,9 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import SetupError
 
 PACKAGE = "stainloom"
-PACKAGES = ("jobs", "kernels", "model", "patches", "sampler")
+PARTS = ("commands", "imaging", "kernels", "model", "sampler")
 MODULES = ("cli",)
-PARTS = {*PACKAGES, *MODULES}
+OWN = {*PARTS, *MODULES}
 DATA = {
     "demo": ("weights/**/*",),
     "examples": ("README.md", "small/*"),
@@ -43,9 +43,10 @@ class BuildPy(build_py):
         super().finalize_options()
         if self.editable_mode:
             return
-        folders = {f"{PACKAGE}.{part}": part for part in (*PACKAGES, *DATA)}
-        self.packages = [*(self.packages or ()), *folders]
-        self.package_dir = {**(self.package_dir or {}), **folders}
+        folders = [*(folder for part in PARTS for folder in _packages(Path(part))), *map(Path, DATA)]
+        places = {".".join((PACKAGE, *folder.parts)): folder.as_posix() for folder in folders}
+        self.packages = [*(self.packages or ()), *places]
+        self.package_dir = {**(self.package_dir or {}), **places}
         self.package_data = {f"{PACKAGE}.{part}": list(patterns) for part, patterns in DATA.items()}
 
     def run(self) -> None:
@@ -59,7 +60,7 @@ class BuildPy(build_py):
         if package == PACKAGE:
             extra = [] if self.editable_mode else [(PACKAGE, name, f"{name}.py") for name in MODULES]
             return [*super().find_package_modules(package, package_dir), *extra]
-        if package.removeprefix(f"{PACKAGE}.") in PACKAGES:
+        if package.split(".")[1] in PARTS:
             return super().find_package_modules(package, package_dir)
         return []
 
@@ -72,6 +73,11 @@ class BuildPy(build_py):
             raise SetupError(str(error)) from error
         Path(built).write_bytes(prefixed)
         return built, copied
+
+
+def _packages(part: Path) -> list[Path]:
+    """The folder of a part and all those below it that hold modules."""
+    return sorted(file.parent for file in part.rglob("__init__.py"))
 
 
 def prefix_imports(source: bytes, name: str) -> bytes:
@@ -118,7 +124,7 @@ def _is_own(module: str, place: str) -> bool:
     first = module.split(".")[0]
     if first in NOT_IN_WHEEL or first == PACKAGE:
         raise ValueError(f"{place}: `{module}` is not to be had in the wheel, or not by this name in a clone")
-    return first in PARTS
+    return first in OWN
 
 
 def _after_from(lines: list[bytes], node: ast.ImportFrom) -> tuple[int, int]:

@@ -8,36 +8,19 @@ from typing import TYPE_CHECKING, Any
 from model.errors import InputError
 
 if TYPE_CHECKING:
-    from model.weights import StableDiffusion, load
+    from model.checkpoint.load import StableDiffusion, load
 
 __all__ = ["InputError", "StableDiffusion", "load"]
 
 _MODULES = frozenset(
-    [
-        "assemble",
-        "bands",
-        "clip",
-        "config",
-        "files",
-        "free_u",
-        "hub",
-        "keys",
-        "layers",
-        "maps",
-        "tensors",
-        "tokenizer",
-        "transformer",
-        "unet",
-        "vae",
-        "weights",
-    ]
+    ["clip", "config", "cpu_layers", "files", "free_u", "layers", "tokenizer", "transformer", "unet", "vae", "vae_rows"]
 )
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: who wants the error alone, such as the command line, need not wait for PyTorch.
     if name in ("StableDiffusion", "load"):
-        return getattr(import_module(f"{__name__}.weights"), name)
+        return getattr(import_module(f"{__name__}.checkpoint.load"), name)
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

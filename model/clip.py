@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import TextConfig
-from model.maps import Linear
+from model.cpu_layers import Linear
 
 
 class Embeddings(nn.Module):

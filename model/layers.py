@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kernels import Implementation, group_norm
 from kernels.threads import threads_for
-from model.maps import Conv2d, Linear
+from model.cpu_layers import Conv2d, Linear
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:

@@ -19,8 +19,8 @@ from kernels import Implementation, adain_features, cross_image_attention, geglu
 from kernels.onednn import product, usable
 from kernels.threads import threads_for
 from kernels.torch_attention import plain
+from model.cpu_layers import Conv2d, Linear
 from model.layers import normalise
-from model.maps import Conv2d, Linear
 
 CPU_ROWS = 1024
 """Tokens that go through a feed-forward layer at once on a CPU."""

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from kernels import Implementation
 from model.config import UNetConfig
+from model.cpu_layers import Conv2d
 from model.free_u import FreeU
 from model.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, normalise, timestep_embedding
-from model.maps import Conv2d
 from model.transformer import Borrowed, Classes, KeyValue, SpatialTransformer
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from kernels import Implementation
 from kernels.torch_attention import plain
-from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.config import VAEConfig
+from model.cpu_layers import Conv2d, Linear
 from model.host_memory import give_back
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
-from model.maps import Conv2d, Linear
+from model.vae_rows import output_in_bands, resnet_in_bands, upsample_in_bands
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""

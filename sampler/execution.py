@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kernels import Implementation
-from sampler.keeping import Budget
+from sampler.feature_cache import Budget
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from model.unet import Lent
+from sampler.conditioned import Denoiser
 from sampler.ddim import add_noise, denoise_step, move
-from sampler.denoiser import Denoiser
-from sampler.keeping import InMemory, Kept, own
+from sampler.feature_cache import InMemory, Kept, own
 from sampler.schedule import Step
 from sampler.settings import Settings
 

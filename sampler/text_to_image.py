@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from model import StableDiffusion
-from sampler.branches import condition
+from sampler.conditioned import Guided
 from sampler.ddim import denoise_step
-from sampler.denoiser import Guided
 from sampler.execution import Execution
-from sampler.generate import Progress, Result, check_finite, not_finite
-from sampler.patch import to_pixels
+from sampler.inputs import to_pixels
+from sampler.prepare import condition
 from sampler.schedule import steps
+from sampler.series import Progress, Result, check_finite, not_finite
 
 
 @torch.inference_mode()

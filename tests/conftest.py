@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.threads import wait_briefly
+from commands.threads import wait_briefly
 
 wait_briefly()
 

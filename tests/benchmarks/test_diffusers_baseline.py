@@ -12,8 +12,8 @@ import torch
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.diffusers_modules import from_ours
 from benchmarks.schedules import shortened
-from sampler.generate import generate
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import generate
 from sampler.settings import PRESETS, Settings
 from tests.conftest import build_tiny
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from commands.recommended import read_recommended
 from demo.losses import decibels
 from demo.tissue import draw_tissue
 from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
 from demo.training import to_tensor
-from jobs.recommended import read_recommended
 from model import StableDiffusion, load
 from sampler.schedule import cumulative_alphas
 from sampler.settings import Settings, choose

@@ -15,11 +15,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from imaging.images import read_image
 from model.errors import InputError
-from patches.images import read_image
 from tests.fuzz.mutations import mutate_bytes, seeds
 from tests.fuzz.reading import read_labels, refused_in_one_line_or_read
-from tests.patches.picture_files import png_bytes
+from tests.imaging.picture_files import png_bytes
 
 COUNT = 4
 HEIGHT, WIDTH = 24, 27

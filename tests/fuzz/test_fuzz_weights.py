@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import model
-from model.assemble import build_empty
+from model.checkpoint.fill import build_empty
 from model.clip import TextEncoder
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.tokenizer import Tokenizer
@@ -134,7 +134,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its table takes longer to read than everything else here."""
-    monkeypatch.setattr("model.weights.Tokenizer", lambda made=Tokenizer(): made)  # noqa: B008
+    monkeypatch.setattr("model.checkpoint.load.Tokenizer", lambda made=Tokenizer(): made)  # noqa: B008
 
 
 def assert_loads_or_is_refused(source: Path | str) -> None:

@@ -51,7 +51,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def one_tokenizer(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its table takes longer to read than most refusals."""
-    monkeypatch.setattr("model.weights.Tokenizer", lambda: tokenizer)
+    monkeypatch.setattr("model.checkpoint.load.Tokenizer", lambda: tokenizer)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from model.bands import output_in_bands, resnet_in_bands, upsample_in_bands
 from model.layers import ResnetBlock, Upsample, normalise
 from model.unet import Source
+from model.vae_rows import output_in_bands, resnet_in_bands, upsample_in_bands
 from tests.conftest import build_tiny
 
 

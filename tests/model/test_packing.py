@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import model.transformer
-from model.maps import Conv2d, pack_convolutions
+from model.cpu_layers import Conv2d, pack_convolutions
 from model.transformer import FeedForward
 from model.unet import Source
 from tests.conftest import build_tiny

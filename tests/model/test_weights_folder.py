@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import model
+from model.checkpoint.folder import needed_files
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
-from model.folder import needed_files
 from tests.model.checkpoints import (
     PARTS,
     SMALL,

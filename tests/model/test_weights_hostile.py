@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model
-from model.tensors import read_table, read_tensors
+from model.checkpoint.safetensors import read_table, read_tensors
 from tests.model.checkpoints import WEIGHTS, refusal
 from tests.model.no_files import KINDS, replace_by
 

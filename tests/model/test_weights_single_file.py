@@ -13,10 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import model
-from model.assemble import build_empty, match, refuse_unknown
-from model.clip import TextEncoder
-from model.config import SD15
-from model.keys import (
+from model.checkpoint.fill import build_empty, match, refuse_unknown
+from model.checkpoint.keys import (
     SINGLE_FILE_CLUTTER,
     SINGLE_FILE_IGNORED,
     VAE_ATTENTION,
@@ -26,8 +24,10 @@ from model.keys import (
     unet_original,
     vae_original,
 )
-from model.single_file import Shapes
-from model.tensors import Entry, Table
+from model.checkpoint.safetensors import Entry, Table
+from model.checkpoint.single_file import Shapes
+from model.clip import TextEncoder
+from model.config import SD15
 from model.unet import UNet
 from model.vae import VAE
 from tests.model.checkpoints import PARTS, SMALL, expected, refused, rename

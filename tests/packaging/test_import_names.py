@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from distribution.build_parts import MODULES, PACKAGES, prefix_imports
+from distribution.build_parts import MODULES, PARTS, prefix_imports
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    [*(path for part in PACKAGES for path in (ROOT / part).rglob("*.py")), *(ROOT / f"{name}.py" for name in MODULES)]
+    [*(path for part in PARTS for path in (ROOT / part).rglob("*.py")), *(ROOT / f"{name}.py" for name in MODULES)]
 )
 LAUNCHER = ROOT / "distribution" / "stainloom" / "__main__.py"
 
@@ -22,10 +22,10 @@ PREFIXED = {
     "import model": "import stainloom.model as model",
     "import model as m": "import stainloom.model as m",
     "import kernels.checks as c": "import stainloom.kernels.checks as c",
-    "import os, model, json, jobs as j": "import os, stainloom.model as model, json, stainloom.jobs as j",
+    "import os, model, json, commands as j": "import os, stainloom.model as model, json, stainloom.commands as j",
     "x = 'é'; import model; from cli import main": "x = 'é'; "
     "import stainloom.model as model; from stainloom.cli import main",
-    "if 1:\n    from jobs import sample  # from jobs": "if 1:\n    from stainloom.jobs import sample  # from jobs",
+    "if 1:\n    from imaging import panel  # imaging": "if 1:\n    from stainloom.imaging import panel  # imaging",
     "def f():\r\n\timport sampler\r\n": "def f():\r\n\timport stainloom.sampler as sampler\r\n",
     "from model import a\nfrom model import b": "from stainloom.model import a\nfrom stainloom.model import b",
 }

@@ -28,11 +28,11 @@ import sys
 import stainloom
 assert "torch" not in sys.modules, "the package itself costs nothing"
 import kernels as theirs
-from stainloom import jobs, kernels, model, patches
+from stainloom import commands, imaging, kernels, model
 from stainloom.sampler.generate import generate
 assert callable(theirs.get_kernel) and not hasattr(theirs, "masked_adain")
 assert callable(kernels.masked_adain) and not hasattr(kernels, "get_kernel")
-assert not {"cli", "jobs", "model", "patches", "sampler", "demo"} & set(sys.modules)
+assert not {"cli", "commands", "model", "imaging", "sampler", "demo"} & set(sys.modules)
 assert len(model.tokenizer.read_merges()) == 48894
 assert issubclass(model.InputError, model.errors.InputError)
 """
@@ -172,7 +172,7 @@ def test_an_editable_install_and_hugging_faces_kernels_leave_each_other_alone(
         environment.pip("install", "--quiet", "--no-deps", "--no-index", *what)
     assert {name for name in top_level(environment) if not name.startswith("__")} == {"kernels"}
     environment.run("python", "-c", THEIRS_ALONE, at=elsewhere)
-    for part in ("model", "cli", "jobs", "patches", "sampler", "demo", "distribution"):
+    for part in ("model", "cli", "commands", "imaging", "sampler", "demo", "distribution"):
         environment.run("python", "-c", f"import {part}", at=elsewhere, code=1)
     environment.run("python", "-c", "from kernels import masked_adain; import model", at=clone)
     image = make_image(environment, elsewhere, "stainloom")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs import resources
-from jobs.resources import choose_impl, free_bytes
+from commands import machine
+from commands.machine import choose_impl, free_bytes
 from model import host_memory
 from model.errors import InputError
 from tests.packaging.environments import QUICK
@@ -64,7 +64,7 @@ def test_free_memory_is_half_of_all_where_the_system_does_not_say_more(monkeypat
     assert free_bytes(CPU) == total // 2
     assert measured <= total
     monkeypatch.delattr(os, "sysconf")
-    assert free_bytes(CPU) == resources.ASSUMED_FREE
+    assert free_bytes(CPU) == machine.ASSUMED_FREE
 
 
 @pytest.mark.parametrize("error", [TypeError, OSError])

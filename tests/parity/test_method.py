@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.generate import Result, generate
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import Result, generate
 from sampler.settings import PRESETS, Settings
 from tests.parity.second_implementation import SecondImplementation
 

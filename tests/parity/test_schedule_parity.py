@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from sampler.conditioned import Conditioned
 from sampler.ddim import denoise_step, move
-from sampler.denoiser import Conditioned
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps
 

@@ -10,15 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import StableDiffusion
-from model.assemble import build_empty
+from model.checkpoint.fill import build_empty
 from model.clip import TextEncoder
 from model.config import SD15
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
 from sampler.execution import Execution
-from sampler.generate import Progress, Task, generate_series
-from sampler.patch import Patch
+from sampler.inputs import Patch
+from sampler.series import Progress, Task, generate_series
 from sampler.settings import PRESETS, Settings, Span
 
 FORWARD = 803.3e9

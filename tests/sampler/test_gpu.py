@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from model import StableDiffusion
+from model.checkpoint.load import lay_out_for_gpu
 from model.clip import TextEncoder
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
-from model.weights import lay_out_for_gpu
 from sampler.execution import Execution
-from sampler.keeping import Budget
+from sampler.feature_cache import Budget
 from tests.sampler.test_series import CASES, SHORT, run, tasks
 
 pytestmark = pytest.mark.gpu

@@ -7,7 +7,7 @@ import torch
 
 from model import InputError
 from sampler.execution import Execution
-from sampler.generate import check_finite, generate_series
+from sampler.series import check_finite, generate_series
 from sampler.text_to_image import text_to_image
 from tests.conftest import build_tiny
 from tests.sampler.test_series import SHORT, tasks

@@ -16,14 +16,14 @@ from torch.overrides import TorchFunctionMode
 
 from kernels import cross_image_attention, group_norm, masked_adain
 from model import StableDiffusion
-from model.assemble import build_empty
+from model.checkpoint.fill import build_empty
 from model.clip import TextEncoder
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
+from sampler.cuda_graphs import Replaying
 from sampler.execution import Execution
-from sampler.generate import Progress, Result, generate_series
-from sampler.replay import Replaying
+from sampler.series import Progress, Result, generate_series
 from sampler.text_to_image import text_to_image
 from tests.conftest import TINY, build_tiny
 from tests.sampler.test_series import CASES, SHORT, tasks
@@ -55,7 +55,7 @@ def results(model, work, settings, execution):
 def test_recorded_work_depends_on_nothing_but_its_inputs(name, monkeypatch):
     model, settings, work = build_tiny(torch.float64), replace(SHORT, **CASES[name]), tasks()[:1]
     eager = results(model, work, settings, Execution(batch=4))
-    monkeypatch.setattr("sampler.branches.cuda_graphs", lambda: Replaying(Traced))
+    monkeypatch.setattr("sampler.prepare.cuda_graphs", lambda: Replaying(Traced))
     Traced.made = 0
     replayed = results(model, work, settings, Execution(batch=4, graphs=True))
     torch.testing.assert_close(replayed[0], eager[0], rtol=1e-6, atol=1e-6)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sampler.execution import Execution
-from sampler.generate import Result, Task, generate_series, plan_batches
-from sampler.keeping import Budget
-from sampler.patch import Patch
+from sampler.feature_cache import Budget
+from sampler.inputs import Patch
+from sampler.series import Result, Task, generate_series, plan_batches
 from sampler.settings import Settings, Span
 from tests.conftest import build_tiny
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.unsaved import ORDER, Savings, cumulative, unsaved
 from sampler.execution import Execution
-from sampler.generate import Result, generate
+from sampler.series import Result, generate
 from sampler.settings import PRESETS, Span
 from tests.conftest import build_tiny
 from tests.sampler.test_series import SHORT, patch

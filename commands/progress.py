@@ -1,0 +1,68 @@
+"""What a person sees of a run: a progress bar for each phase, notes, the files, how long each phase took."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from commands.generate import Note, Written
+from model.errors import one_line
+from sampler.series import Progress
+
+
+class Reporter:
+    """Shows events as they come: the bar and the notes on stderr, the results on stdout. A context manager."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[None] | None = None
+        self.phase = ""
+        self.seconds: dict[str, float] = {}
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def show(self, event: Progress | Note | Written | Path) -> None:
+        """Show one event of a job."""
+        if isinstance(event, Progress):
+            self._progress(event)
+            return
+        self._close()
+        if isinstance(event, Note):
+            print(one_line(f"note: {event.text}"), file=sys.stderr)
+            return
+        if isinstance(event, Path):
+            print(one_line(f"image:   {event}"))
+        else:
+            print(one_line(f"image:   {event.image}"))
+            print(one_line(f"panel:   {event.panel}"))
+            if event.latents is not None:
+                print(one_line(f"latents: {event.latents}"))
+        print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items()), flush=True)
+        self.seconds.clear()
+
+    def _progress(self, event: Progress) -> None:
+        if event.phase != self.phase:
+            self._close()
+            self.phase = event.phase
+            self.bar = tqdm(total=event.total, desc=event.phase, leave=False, mininterval=0.5, file=sys.stderr)
+        if self.bar is not None:
+            self.bar.update(event.done - self.bar.n)
+        now = time.perf_counter()
+        self.seconds[event.phase] = self.seconds.get(event.phase, 0.0) + now - self.since
+        self.since = now
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.phase = None, ""
+        self.since = time.perf_counter()

@@ -1,0 +1,161 @@
+"""What the pixels of label maps stand for: classes by number or by colour, as `--classes` gives them.
+
+A colour is held as one number, 0xRRGGBB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.rawfile import shown
+from model.errors import InputError, one_line
+
+MAX_CLASSES = 32
+# What TIFF files can hold, signed and unsigned.
+LOWEST, HIGHEST = -(2**31), 2**32 - 1
+
+_COLOUR = re.compile(r"#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})")
+_NUMBER = re.compile(r"-?[0-9]+")
+# Two invisible characters that Persian and the scripts of India need inside of words.
+_JOINERS = "\u200c\u200d"
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The classes in order: ``values[c]`` stands for class ``c`` in the files, and ``names[c]`` names it.
+
+    ``values`` are numbers or, with ``colours``, the pixels' colours 0xRRGGBB.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    colours: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.values) <= MAX_CLASSES:
+            raise InputError(f"--classes: {len(self.values)} classes; give 1 to {MAX_CLASSES}")
+        if len(self.names) != len(self.values):
+            raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
+        values = [hexadecimal(value) if self.colours else str(value) for value in self.values]
+        for what, items in (("value", values), ("name", self.names)):
+            twice = [item for item in items if items.count(item) > 1]
+            if twice:
+                raise InputError(f"--classes: the {what} {brief(twice[0])} is there twice; give each class its own")
+        if any(not LOWEST <= value <= HIGHEST for value in self.values):
+            raise InputError(f"--classes: a value is outside of {LOWEST}..{HIGHEST}, which no label map can hold")
+
+    @classmethod
+    def of_values(cls, values: Sequence[int], colours: bool = False) -> ClassMap:
+        """Classes with no names of their own: ``class 0``, ``class 1``, …"""
+        return cls(tuple(f"class {index}" for index in range(len(values))), tuple(values), colours)
+
+    @classmethod
+    def parse(cls, text: str) -> ClassMap:
+        """Read ``epithelium=0,stroma=255`` or, by colour, ``epithelium=#e69f00,stroma=#0072b2``.
+
+        A name alone has its position as value; a number or colour alone has no name. Colours are #RRGGBB or #RGB,
+        in any case. :meth:`__str__` writes what this reads.
+
+        Raises:
+            InputError: a part is empty; a value is neither a whole number of 32 bits nor a colour; some are numbers
+                and some colours; a name has an equals sign or an unprintable character; a name or value is there
+                twice; more than 32 classes.
+        """
+        parts = text.split(",")
+        if len(parts) > MAX_CLASSES:
+            raise InputError(f"--classes: {len(parts)} classes; give 1 to {MAX_CLASSES}")
+        names: list[str] = []
+        values: list[int] = []
+        kinds: list[bool] = []
+        for index, part in enumerate(parts):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals and _is_value(name):
+                name, value = f"class {index}", name
+            elif not equals:
+                value = str(index)
+            if not name or not _is_value(value):
+                raise InputError(
+                    f"--classes {brief(text)}: cannot read {brief(part)}; write it like epithelium=0,stroma=255 "
+                    "or epithelium=#e69f00,stroma=#0072b2"
+                )
+            if not all(_is_printable(character) for character in name):
+                raise InputError(f"--classes: the name {brief(name)} has unprintable characters; leave them out")
+            names.append(name)
+            values.append(_read_value(name, value))
+            kinds.append(value.startswith("#"))
+        if len(set(kinds)) > 1:
+            raise InputError(f"--classes {brief(text)}: some values are numbers and some colours; give all alike")
+        return cls(tuple(names), tuple(values), kinds[0])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __str__(self) -> str:
+        """As :meth:`parse` reads it."""
+        values = (hexadecimal(value) if self.colours else str(value) for value in self.values)
+        return ",".join(f"{name}={value}" for name, value in zip(self.names, values, strict=True))
+
+    def classify(self, values: NDArray[np.int64], path: str | os.PathLike[str]) -> NDArray[np.int64]:
+        """Turn the numbers or colours of a file, [H, W], into classes 0..C-1, [H, W].
+
+        Raises:
+            InputError: one of them stands for no class. ``path`` names the file in the message.
+        """
+        order = np.argsort(self.values).astype(np.int64)
+        ascending = np.asarray(self.values, dtype=np.int64)[order]
+        position = np.searchsorted(ascending, values).clip(max=len(self) - 1)
+        unknown = values[ascending[position] != values]
+        if unknown.size:
+            percent = 100 * unknown.size / values.size
+            what = "colour" if self.colours else "label"
+            raise InputError(
+                f"{shown(path)}: the {what} {listing(np.unique(unknown).tolist(), self.colours)} ({percent:.2g} % of "
+                f"the pixels) has no class in --classes {brief(str(self), 200)}; add it there or repaint these pixels"
+            )
+        classes: NDArray[np.int64] = order[position]
+        return classes
+
+
+def hexadecimal(colour: int) -> str:
+    """A colour 0xRRGGBB as ``#rrggbb``."""
+    return f"#{colour:06x}"
+
+
+def listing(values: Sequence[int], colours: bool = False, most: int = 8) -> str:
+    """The first few numbers, or colours, for a message."""
+    items = ", ".join(hexadecimal(value) if colours else str(value) for value in values[:most])
+    return items if len(values) <= most else f"{items}, … ({len(values)} {'colours' if colours else 'values'})"
+
+
+def brief(text: str, most: int = 60) -> str:
+    """Text from outside for a message: escaped, on one line, and not endless."""
+    escaped = one_line(text[: most + 1])
+    return escaped if len(escaped) <= most else f"{escaped[:most]}…"
+
+
+def _is_value(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None or _COLOUR.fullmatch(text) is not None
+
+
+def _read_value(name: str, text: str) -> int:
+    if text.startswith("#"):
+        digits = text[1:]
+        return int(digits if len(digits) == 6 else "".join(2 * digit for digit in digits), 16)
+    digits = text.removeprefix("-").lstrip("0") or "0"
+    # int() refuses thousands of digits with an error of its own.
+    if len(digits) > 10 or not LOWEST <= int(digits) * (-1 if text[0] == "-" else 1) <= HIGHEST:
+        raise InputError(
+            f"--classes: {brief(name)}={brief(text, 20)} is beyond what label maps hold, {LOWEST}..{HIGHEST}"
+        )
+    return int(digits) * (-1 if text[0] == "-" else 1)
+
+
+def _is_printable(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")

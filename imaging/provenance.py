@@ -1,0 +1,182 @@
+"""What an image says about how it was made: settings as JSON in the PNG's text metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from PIL import Image, UnidentifiedImageError
+
+from model.errors import InputError
+from model.files import is_file, shown
+
+PROGRAM = "stainloom"
+KEY = "stainloom"
+
+Value: TypeAlias = str | int | float | bool | Sequence["Value"] | None
+
+_OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything needed to make an image again.
+
+    ``arguments`` maps option names without dashes (``origin-mask``) to their values; None and False are left out of
+    the command line, True is a flag, a list gives several values. ``inputs`` maps file names to SHA-256 in
+    hexadecimal. ``details`` is anything else worth keeping (the weights' name, the device, versions).
+    """
+
+    version: str
+    command: str
+    arguments: Mapping[str, Value]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Value] = field(default_factory=dict)
+
+    def text(self) -> dict[str, str]:
+        """The PNG text entries, to be given to :func:`imaging.images.write_png`.
+
+        Raises:
+            ValueError, TypeError: a value that JSON cannot hold, such as NaN or an object.
+        """
+        content = {"program": PROGRAM, **asdict(self)}
+        return {"Software": f"{PROGRAM} {self.version}", KEY: json.dumps(content, allow_nan=False)}
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Read the record of a PNG that :meth:`Record.text` was written to.
+
+    Raises:
+        InputError: the file is missing, not a PNG, damaged, or has no (readable) record.
+    """
+    path = Path(path)
+    if not is_file(path):
+        raise InputError(f"{path}: no such file; give an image that {PROGRAM} wrote")
+    try:
+        with warnings.catch_warnings():
+            # Nothing but the text is read, however many pixels there are.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG",)) as image:
+                text = getattr(image, "text", {}).get(KEY)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a PNG image; give an image that {PROGRAM} wrote") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: damaged or cut short ({shown(str(error))}); copy it again") from error
+    if text is None:
+        raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
+    try:
+        return parse_record(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: its record cannot be read ({shown(str(error))}); give an image as {PROGRAM} wrote it"
+        ) from error
+
+
+def parse_record(text: str) -> Record:
+    """The record whose JSON is ``text``. Raises ValueError or RecursionError for any other text."""
+    content = json.loads(text)
+    if not isinstance(content, dict) or content.get("program") != PROGRAM:
+        raise ValueError(f"not written by {PROGRAM}")
+    version, command = content.get("version"), content.get("command")
+    if not isinstance(version, str) or not isinstance(command, str) or not _OPTION.fullmatch(command):
+        raise ValueError("no version or command")
+    arguments, inputs, details = (_mapping(content, name) for name in ("arguments", "inputs", "details"))
+    for option, value in arguments.items():
+        # What is printed gets pasted into a shell: an option's name must be nothing but a name.
+        if not _OPTION.fullmatch(option):
+            raise ValueError(f"bad option {shown(option)}")
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
+            raise ValueError(f"bad value of {option}")
+    if not all(isinstance(digest, str) for digest in inputs.values()):
+        raise ValueError("bad inputs")
+    return Record(version, command, arguments, inputs, details)
+
+
+def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
+    part = content.get(name)
+    if not isinstance(part, dict):
+        raise ValueError(f"no {name}")
+    return part
+
+
+def command_line(record: Record, program: str = "python cli.py", encoding: str = "utf-8") -> str:
+    """The shell command that makes the image again, quoted for bash and zsh, in characters that ``encoding`` has."""
+    words = [program, record.command]
+    for option, value in record.arguments.items():
+        flag = f"--{option}"
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, str | int | float):
+            words.append(_flag_with(flag, str(value), encoding))
+        elif len(value) == 1:
+            words.append(_flag_with(flag, str(value[0]), encoding))
+        elif value:
+            words += [flag, *(_quote(str(item), encoding) for item in value)]
+    return " ".join(words)
+
+
+def _flag_with(flag: str, text: str, encoding: str) -> str:
+    # argparse takes a value that begins with a dash for an option, unless it hangs on an equals sign.
+    quoted = _quote(text, encoding)
+    return f"{flag}={quoted}" if text.startswith("-") else f"{flag} {quoted}"
+
+
+def _quote(text: str, encoding: str) -> str:
+    if all(_is_plain(character, encoding) for character in text):
+        return shlex.quote(text)
+    # Line breaks and terminal control codes are written out, so that the command stays one harmless line.
+    escaped = "".join(_escape(character, encoding) for character in text)
+    return f"$'{escaped}'"
+
+
+def _is_plain(character: str, encoding: str) -> bool:
+    try:
+        return character.isprintable() and bool(character.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def _escape(character: str, encoding: str) -> str:
+    if character in "\\'":
+        return "\\" + character
+    if _is_plain(character, encoding):
+        return character
+    # A byte that was no UTF-8 in a file's name comes back as it was; other lone surrogates no shell can give.
+    errors = "surrogateescape" if 0xDC80 <= ord(character) <= 0xDCFF else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", errors))
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a possible path"
+        raise InputError(f"{path}: cannot be read ({reason}); check its name and permissions") from error
+
+
+def changed_inputs(record: Record) -> list[str]:
+    """Names of the record's input files that are missing now or hold something else than when the image was made."""
+    return [name for name, digest in record.inputs.items() if not _is_unchanged(name, digest)]
+
+
+def _is_unchanged(name: str, digest: str) -> bool:
+    try:
+        return is_file(Path(name)) and file_sha256(name) == digest
+    except InputError:
+        return False

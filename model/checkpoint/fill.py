@@ -1,0 +1,121 @@
+"""From tables of tensors to filled networks: each parameter exactly once, or an error that says which file and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from model.checkpoint.safetensors import FLOAT_BYTES, Entry, Table, read_tensors
+from model.clip import TextEncoder
+from model.config import ModelConfig
+from model.errors import InputError
+from model.files import shown, shown_name
+from model.unet import UNet
+from model.vae import VAE
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three networks on the meta device, and for each the tensors that fill it."""
+
+    config: ModelConfig
+    unet: UNet
+    vae: VAE
+    text_encoder: TextEncoder
+    unet_entries: dict[str, Entry]
+    vae_entries: dict[str, Entry]
+    text_entries: dict[str, Entry]
+
+
+def build_empty(make: Callable[[], _Module]) -> _Module:
+    """Build a network on the meta device: shapes and names without memory."""
+    with torch.device("meta"):
+        return make()
+
+
+def match(table: Table, what: str, module: nn.Module, names: Mapping[str, str]) -> dict[str, Entry]:
+    """Find the tensor of each of ``module``'s parameters.
+
+    Args:
+        table: the tensors at hand; names that ``names`` lacks are passed over.
+        what: the network's name in error messages.
+        module: the network, on any device.
+        names: parameter names, by each name that a tensor for it may have.
+
+    Raises:
+        InputError: a parameter has no tensor or two, or one of another shape or type.
+    """
+    found: dict[str, Entry] = {}
+    twice = []
+    for key, entry in table.entries.items():
+        name = names.get(key)
+        if name is None:
+            continue
+        if name in found:
+            twice.append(f"{found[name].key} and {key}")
+        found[name] = entry
+    if twice:
+        raise InputError(
+            f"{table.where}: {what} tensors given twice ({len(twice)}: {abridge(twice)}): give an unmodified checkpoint"
+        )
+    parameters = module.state_dict()
+    sources: dict[str, str] = {}
+    for key, name in names.items():
+        sources.setdefault(name, key)
+    missing = [sources[name] for name in parameters if name not in found]
+    if missing:
+        count = f"{len(missing)} of {len(parameters)} {what} tensors"
+        raise InputError(f"{table.where}: lacks {count} ({abridge(missing)}): download it again")
+    for name, parameter in parameters.items():
+        entry = found[name]
+        if entry.dtype not in FLOAT_BYTES:
+            raise InputError(
+                f"{entry.path}: {shown_name(entry.key)} has type {entry.dtype}: "
+                "give weights in 16- or 32-bit floating point"
+            )
+        if not _fits(entry.shape, tuple(parameter.shape)):
+            shapes = f"shape {shown(list(entry.shape))} instead of {list(parameter.shape)}"
+            raise InputError(
+                f"{entry.path}: {shown_name(entry.key)} has {shapes}: not the {what} that its configuration describes"
+            )
+    return found
+
+
+def refuse_unknown(table: Table, known: Collection[str]) -> None:
+    """Raise InputError if ``table`` has a tensor whose name is not in ``known``."""
+    unknown = [key for key in table.entries if key not in known]
+    if unknown:
+        raise InputError(
+            f"{table.where}: unknown tensors ({len(unknown)}: {abridge(unknown)}), not part of Stable Diffusion 1.x: "
+            "give an unmodified checkpoint"
+        )
+
+
+def fill(module: nn.Module, found: Mapping[str, Entry], *, dtype: torch.dtype, device: torch.device) -> None:
+    """Give ``module``'s parameters the tensors of ``found`` (from `match`) and make it ready for inference."""
+    parameters = module.state_dict()
+    values = {
+        name: tensor.reshape(parameters[name].shape)
+        for name, tensor in read_tensors(found.items(), dtype=dtype, device=device)
+    }
+    module.load_state_dict(values, strict=True, assign=True)
+    module.requires_grad_(False)
+    module.eval()
+
+
+def abridge(names: Iterable[str]) -> str:
+    """The first three names, and an ellipsis if there are more."""
+    listed = list(names)
+    return ", ".join(map(shown_name, listed[:3])) + (", …" if len(listed) > 3 else "")
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    # Old autoencoders store the attention's linear maps as 1×1 convolutions; files that diffusers' conversion script
+    # of December 2023 made have their biases in that shape too (github.com/huggingface/diffusers/issues/6226).
+    return given == wanted or (len(wanted) in (1, 2) and given == (*wanted, 1, 1))

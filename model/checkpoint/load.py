@@ -1,0 +1,122 @@
+"""Loading published Stable Diffusion 1.x weights, as people have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from model.checkpoint.fill import fill
+from model.checkpoint.folder import needed_files, read_folder
+from model.checkpoint.hub import fetch, is_hub_id
+from model.checkpoint.safetensors import PICKLE_SUFFIXES
+from model.checkpoint.single_file import read_single_file
+from model.clip import TextEncoder
+from model.config import ModelConfig
+from model.cpu_layers import pack_convolutions
+from model.errors import InputError
+from model.files import exists, is_file, is_folder, shown_name
+from model.tokenizer import Tokenizer
+from model.unet import UNet
+from model.vae import VAE
+
+FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """One loaded model. ``name`` is its hub id, or the name of its folder or file."""
+
+    unet: UNet
+    vae: VAE
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    config: ModelConfig
+    name: str
+
+    def pack(self) -> None:
+        """On a CPU, bring UNet and autoencoder into its own layout, in place, for speed in inference alone.
+
+        The ``weight`` of each convolution that is packed is None afterwards. Elsewhere nothing changes.
+        """
+        for network in (self.unet, self.vae):
+            pack_convolutions(network)
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    ema: bool = False,
+) -> StableDiffusion:
+    """Load a Stable Diffusion 1.x model, ready for inference.
+
+    Every parameter is filled exactly once; what does not fit is refused before any weight is read. Memory stays at
+    the size of the weights in ``dtype`` plus one tensor.
+
+    Args:
+        source: a diffusers folder, a single ``.safetensors`` file in the original layout, or a Hugging Face hub id
+            ``owner/name``. An existing path comes before a hub id.
+        dtype: float16, bfloat16, float32 or float64, whatever the files hold.
+        device: where the weights go.
+        ema: demand the exponential moving average of the UNet's weights. In a single file those are the tensors
+            under ``model_ema.``; in a folder all variants but ``non_ema`` count as such, by diffusers' convention.
+            Without it the plain weights are taken: ``model.diffusion_model.`` of a single file, and the first of
+            the variants plain, ``fp16`` and ``non_ema`` that a folder has.
+
+    Raises:
+        InputError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight that
+            is NaN, infinite or too large for ``dtype``.
+        ValueError: ``dtype`` is not one of those above.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(str(known) for known in DTYPES)}, not {dtype}")
+    tokenizer = Tokenizer()
+    path, given = _path(source), shown_name(str(source))
+    if is_file(path):
+        name, parts = path.stem, read_single_file(path, ema=ema)
+    elif is_folder(path):
+        name, parts = _own_name(path), read_folder(path, tokenizer, ema=ema)
+    elif exists(path):
+        raise InputError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
+    elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
+        name = str(source)
+        parts = read_folder(fetch(name, partial(needed_files, ema=ema)), tokenizer, ema=ema)
+    else:
+        raise InputError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
+    target = torch.device(device)
+    fill(parts.unet, parts.unet_entries, dtype=dtype, device=target)
+    fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
+    fill(parts.text_encoder, parts.text_entries, dtype=dtype, device=target)
+    if target.type == "cuda":
+        lay_out_for_gpu(parts.unet, parts.vae)
+    return StableDiffusion(parts.unet, parts.vae, parts.text_encoder, tokenizer, parts.config, name)
+
+
+def _path(source: str | Path) -> Path:
+    if str(source) == "":
+        raise InputError("'': the path of the model is empty: give its folder, its .safetensors file or its hub id")
+    try:
+        return Path(source).expanduser()
+    except (RuntimeError, ValueError) as error:
+        given = shown_name(str(source))
+        raise InputError(f"{given}: there is no such user's home folder: write the path in full") from error
+
+
+def _own_name(folder: Path) -> str:
+    """The name of a folder that may be given as a link or ``.``."""
+    try:
+        return folder.resolve().name
+    except (OSError, RuntimeError):  # the folder that the program runs in may be gone
+        return folder.name
+
+
+def lay_out_for_gpu(unet: UNet, vae: VAE) -> None:
+    """Bring weights into the layouts that a GPU's libraries are quickest with; the numbers stay the same."""
+    unet.fuse()
+    for network in (unet, vae):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,116 @@
+"""Convolutions over large grids in bands of rows: the same result, and working memory for one band alone.
+
+A decoder of 2048×2048 px holds 2 GB for each copy of its widest features in half precision, and a norm, a gate and a
+padded convolution make several. Tiles that are decoded apart and blended would be cheaper still, but each would be
+normalised by its own statistics: the image would change. Here statistics are those of the whole grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.torch_statistics import accumulator
+from model.cpu_layers import Conv2d
+from model.layers import ResnetBlock, Upsample
+
+
+def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
+    """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once. Overwrites ``x``."""
+    h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
+    out = _room(x, h)
+    for top, band in _bands(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
+        part = x[:, :, top : top + band.shape[2]]
+        shortcut = part if block.conv_shortcut is None else block.conv_shortcut(part)
+        torch.add(shortcut, band, out=out[:, :, top : top + band.shape[2]])
+    return out
+
+
+def _room(x: Tensor, h: Tensor) -> Tensor:
+    """Memory for a tensor like ``h``, filled from its first row on: that of ``x`` where each row of it is read by then.
+
+    A row of ``h`` must end no later than the same row of ``x``, so fewer channels than ``x`` has find room in it.
+    """
+    if h.shape[1] > x.shape[1]:
+        return torch.empty_like(h)
+    if x.is_contiguous():
+        return x[:, : h.shape[1]]
+    if len(x) == 1 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).flatten()[: h.numel()].view(1, *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
+    return x if h.shape == x.shape else torch.empty_like(h)
+
+
+def upsample_in_bands(layer: Upsample, x: Tensor, rows: int) -> Tensor:
+    """``layer`` of ``x``: [B, C, H, W] -> [B, C, 2 H, 2 W], from ``rows`` rows at once."""
+    return _convolve(layer.conv, x, rows, lambda part: F.interpolate(part, scale_factor=2.0, mode="nearest"), scale=2)
+
+
+def output_in_bands(norm: nn.GroupNorm, conv: Conv2d, x: Tensor, rows: int) -> Tensor:
+    """``conv`` of the normalised and gated ``x``: [B, C, H, W] -> [B, C_out, H, W]."""
+    return _convolve(conv, x, rows, _normaliser(norm, x, rows))
+
+
+def _convolve(conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1) -> Tensor:
+    """A 3×3 convolution with padding 1 of ``prepare(x)``, which works on every row apart and makes ``scale`` of it."""
+    batch, _, height, width = x.shape
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (batch, conv.out_channels, scale * height, scale * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    for top, band in _bands(conv, x, rows, prepare, scale):
+        out[:, :, top : top + band.shape[2]] = band
+    return out
+
+
+def _bands(
+    conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1
+) -> Iterator[tuple[int, Tensor]]:
+    """The parts of `_convolve`'s result, each with its first row."""
+    height = x.shape[2]
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first = max(top - 1, 0)
+        band = prepare(x[:, :, first : min(bottom + 1, height)])
+        # One row beyond the band on each side, zeros beyond the grid.
+        start, stop = scale * (top - first) - 1, scale * (bottom - first) + 1
+        band = band[:, :, max(start, 0) : stop]
+        if top == 0 or bottom == height:
+            band = F.pad(band, (0, 0, int(top == 0), int(bottom == height)))
+        yield scale * top, conv.between_rows(band)
+
+
+def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The group norm by the statistics of the whole of ``x``, then SiLU, as a function of some of its rows."""
+    mean, variance = _statistics(x, norm.num_groups, rows)
+    each = x.shape[1] // norm.num_groups
+    centre = mean.repeat_interleave(each, 1)[:, :, None, None]  # [B, C, 1, 1]
+    scale = (variance + norm.eps).rsqrt().repeat_interleave(each, 1) * norm.weight
+    scale, bias = scale[:, :, None, None], norm.bias.to(scale.dtype)[:, None, None]
+
+    def normalise(part: Tensor) -> Tensor:
+        return F.silu((part - centre).mul_(scale).add_(bias), inplace=True).to(part.dtype)
+
+    return normalise
+
+
+def _statistics(x: Tensor, groups: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each group, [B, groups], merged from bands (Chan et al., 1983)."""
+    dtype = accumulator(x.dtype)
+    batch, channels = x.shape[:2]
+    mean = torch.zeros(batch, groups, dtype=dtype, device=x.device)
+    squares, count = torch.zeros_like(mean), 0
+    for top in range(0, x.shape[2], rows):
+        band = x[:, :, top : top + rows]
+        size = band[0].numel() // groups
+        # Sums by channel come first: they are quick in either layout.
+        own = band.sum((2, 3), dtype=dtype).view(batch, groups, -1).sum(2) / size
+        centre = own.repeat_interleave(channels // groups, 1)[:, :, None, None]
+        inner = (band - centre).square_().sum((2, 3)).view(batch, groups, -1).sum(2)
+        away = own - mean
+        mean = mean + away * (size / (count + size))
+        squares = squares + inner + away.square() * (count * size / (count + size))
+        count += size
+    return mean, squares / count
