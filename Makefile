@@ -13,7 +13,7 @@ types:
 	$(PYTHON) -m mypy
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 # Installed in fresh environments, from the wheel and editable, beside Hugging Face's package `kernels`. A minute.
 package:

@@ -217,9 +217,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from imaging.provenance import changed_inputs, command_line, read_record
+    from imaging.provenance import changed_inputs, command_line, read_provenance
 
-    record = read_record(arguments.image)
+    record = read_provenance(arguments.image)
     print(command_line(record, program_name(), encoding=sys.stdout.encoding or "ascii"))
     for name in changed_inputs(record):
         print(one_line(f"note: {name} is missing or has changed since"), file=sys.stderr)

@@ -25,8 +25,8 @@ from benchmarks.turns import Outcome, Outputs, as_row, take_turns
 from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from benchmarks.whole_jobs import add_size_and_steps, shape_of
 from model import StableDiffusion
-from sampler.inputs import Patch
-from sampler.series import Result, Task, generate_series
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Result, generate_series
 from sampler.settings import Settings
 
 SEED = 0
@@ -35,7 +35,7 @@ PRODUCT = "timesteps in batches: the product"
 WITH_GRAPHS = PRODUCT + ", with CUDA graphs"
 
 
-def sides(setting: Setting, patch: Patch, settings: Settings) -> dict[str, Callable[[], Outputs]]:
+def sides(setting: Setting, patch: TransferInputs, settings: Settings) -> dict[str, Callable[[], Outputs]]:
     """The calls by name, each giving pixels [H, W, 3] and latents [1, 4, h, w]."""
     execution = setting.execution
 
@@ -44,7 +44,7 @@ def sides(setting: Setting, patch: Patch, settings: Settings) -> dict[str, Calla
         return torch.from_numpy(result.image), result.latents
 
     def product(networks: StableDiffusion) -> Outputs:
-        *_, result = generate_series(networks, [Task(patch, SEED)], settings, execution)
+        *_, result = generate_series(networks, [GenerationTask(patch, SEED)], settings, execution)
         assert isinstance(result, Result)
         return torch.from_numpy(result.image), result.latents
 
@@ -60,7 +60,7 @@ def sides(setting: Setting, patch: Patch, settings: Settings) -> dict[str, Calla
     networks = setting.model
     if setting.device.type == "cpu":
         networks = replace(networks, unet=deepcopy(networks.unet), vae=deepcopy(networks.vae))
-        networks.pack()
+        networks.prepack()
         calls[PACKED] = partial(prefix, networks, list(prefixes.values())[-1])
     calls[WITH_GRAPHS if execution.graphs else PRODUCT] = partial(product, networks)
     return calls

@@ -71,11 +71,11 @@ def sides(q: Tensor, k: Tensor, v: Tensor, labels: Tensor) -> list[Side]:
     flex = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
     pair = (labels, labels)
 
-    def ours(contrast: float, *, labelled: bool = False, restrict: bool = False) -> Tensor:
+    def ours(contrast: float, *, labelled: bool = False, within_class: bool = False) -> Tensor:
         if not labelled:
             result = triton_attention.launch(q, k, v, contrast).result
         else:
-            result = triton_attention.launch(q, k, v, contrast, pair, CLASSES, restrict=restrict).result
+            result = triton_attention.launch(q, k, v, contrast, pair, CLASSES, within_class=within_class).result
         return result.out if isinstance(result, AttentionResult) else result
 
     return [

@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.diffusers_attention import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor
 from benchmarks.diffusers_modules import Theirs, from_ours
 from model import StableDiffusion
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 from sampler.settings import Settings
 
 Phase = Literal["encode", "invert", "denoise", "decode"]
@@ -36,26 +36,26 @@ class Step:
     """Timestep ``t`` as a tensor on the device, noise levels, and the noise's standard deviation."""
 
     t: Tensor
-    abar: float
-    abar_prev: float
+    alpha_bar: float
+    alpha_bar_prev: float
     sigma: float
 
     def mean(self, x: Tensor, eps: Tensor) -> Tensor:
         """Where the step leads without noise (Song et al., arXiv 2010.02502, equation 12)."""
-        clean = (x - math.sqrt(1 - self.abar) * eps) / math.sqrt(self.abar)
-        return math.sqrt(self.abar_prev) * clean + math.sqrt(1 - self.abar_prev - self.sigma**2) * eps
+        clean = (x - math.sqrt(1 - self.alpha_bar) * eps) / math.sqrt(self.alpha_bar)
+        return math.sqrt(self.alpha_bar_prev) * clean + math.sqrt(1 - self.alpha_bar_prev - self.sigma**2) * eps
 
 
 def _schedule(count: int, device: torch.device) -> list[Step]:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    abar = torch.cumprod(1 - betas, 0).float().tolist()
+    alpha_bar = torch.cumprod(1 - betas, 0).float().tolist()
     delta = 1000 // count
     times = [(count - 1 - i) * delta + 1 for i in range(count)]
     steps = []
     for t, on_device in zip(times, torch.tensor(times, device=device), strict=True):
-        previous = abar[t - delta] if t >= delta else abar[0]
-        sigma = math.sqrt((1 - previous) / (1 - abar[t]) * (1 - abar[t] / previous))
-        steps.append(Step(on_device, abar[t], previous, sigma))
+        previous = alpha_bar[t - delta] if t >= delta else alpha_bar[0]
+        sigma = math.sqrt((1 - previous) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / previous))
+        steps.append(Step(on_device, alpha_bar[t], previous, sigma))
     return steps
 
 
@@ -68,7 +68,7 @@ class Noise:
     fresh: Tensor | None
 
 
-def _draw(patch: Patch, settings: Settings, seed: int, networks: Theirs) -> Noise:
+def _draw(patch: TransferInputs, settings: Settings, seed: int, networks: Theirs) -> Noise:
     generator = torch.Generator().manual_seed(seed)
     greys = torch.tensor(settings.greys(patch.num_classes))
     painted = greys[torch.from_numpy(patch.target_labels)].expand(3, -1, -1)
@@ -119,7 +119,7 @@ class Baseline:
         """The baseline on diffusers' modules that hold the tensors of ``model``."""
         return cls(from_ours(model), optimised=optimised, compile=compile)
 
-    def run(self, patch: Patch, settings: Settings, seed: int) -> tuple[Tensor, NDArray[np.uint8]]:
+    def run(self, patch: TransferInputs, settings: Settings, seed: int) -> tuple[Tensor, NDArray[np.uint8]]:
         """One image: its latents [1, 4, h, w], float32, and its pixels, uint8 RGB [H, W, 3].
 
         Latents are float32 on the way, or float64 for float64 networks.
@@ -131,7 +131,9 @@ class Baseline:
         assert not isinstance(result, str)
         return result
 
-    def phases(self, patch: Patch, settings: Settings, seed: int) -> Iterator[Phase | tuple[Tensor, NDArray[np.uint8]]]:
+    def phases(
+        self, patch: TransferInputs, settings: Settings, seed: int
+    ) -> Iterator[Phase | tuple[Tensor, NDArray[np.uint8]]]:
         """As `run`, yielding each phase's name when it is done, and the result at the end."""
         _refuse(patch, settings)
         with torch.inference_mode():
@@ -150,7 +152,7 @@ class Baseline:
         yield "decode"
         yield z[None].float().cpu(), pixels
 
-    def _encode(self, patch: Patch, structure: Tensor) -> Tensor:
+    def _encode(self, patch: TransferInputs, structure: Tensor) -> Tensor:
         """Clean latents [2, 4, h, w] of the origin and the ``structure`` image [3, H, W], in their own type."""
         vae = self.networks.vae
         origin = torch.from_numpy(patch.origin).permute(2, 0, 1).float() / 127.5 - 1
@@ -161,7 +163,13 @@ class Baseline:
     def _invert(self, clean: Tensor, noise: Noise, settings: Settings, context: Tensor) -> Trajectories:
         steps = _schedule(settings.steps, clean.device)
         origin, structure = (
-            [*(math.sqrt(s.abar) * z + math.sqrt(1 - s.abar) * n for s, n in zip(steps, drawn, strict=True)), z]
+            [
+                *(
+                    math.sqrt(s.alpha_bar) * z + math.sqrt(1 - s.alpha_bar) * n
+                    for s, n in zip(steps, drawn, strict=True)
+                ),
+                z,
+            ]
             for z, drawn in zip(clean, (n.to(clean) for n in noise.trajectories), strict=True)
         )
         maps = []
@@ -173,14 +181,14 @@ class Baseline:
             maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in zip(maps, fresh[:-1], strict=True)]
         return Trajectories(steps, origin, structure, [*maps, torch.zeros_like(clean[0])])
 
-    def _denoise(self, run: Trajectories, patch: Patch, settings: Settings, context: Tensor) -> Tensor:
+    def _denoise(self, run: Trajectories, patch: TransferInputs, settings: Settings, context: Tensor) -> Tensor:
         """z_out [4, h, w] after the last step."""
         here, there = (
             _places(labels, patch.num_classes, self.networks.factor, context.device)
             for labels in (patch.target_labels, patch.origin_labels)
         )
         context = context.expand(3, -1, -1)
-        first = settings.first_step
+        first = settings.start_step
         z = run.structure[first]
         for i, step in enumerate(run.steps[first:], start=first):
             j = i - first
@@ -189,7 +197,7 @@ class Baseline:
             lender = STRUCTURE if settings.borrows_from_structure(j) else ORIGIN
             swap = Swap(settings.swapped_levels(j), lender, settings.contrast)
             eps = self._predict(batch, step.t, context, swap)[OUTPUT]
-            alpha = settings.alpha(j)
+            alpha = settings.swap_guidance(j)
             if alpha is not None:
                 eps = eps_self + alpha * (eps - eps_self)
             z = step.mean(z, eps) + step.sigma * run.maps[i]
@@ -218,14 +226,14 @@ class Baseline:
 
 def forwards(settings: Settings) -> int:
     """UNet forwards for one image, each image of a batch counted."""
-    return settings.steps - 1 + settings.executed * 2 * 3
+    return settings.steps - 1 + settings.num_denoising_steps * 2 * 3
 
 
 def _latent_type(network: torch.dtype) -> torch.dtype:
     return torch.float64 if network == torch.float64 else torch.float32
 
 
-def _refuse(patch: Patch, settings: Settings) -> None:
+def _refuse(patch: TransferInputs, settings: Settings) -> None:
     """Raise ValueError, naming them all, for settings and sizes that the baseline does not cover."""
     asked = {
         "inversion": settings.inversion != "ddpm",

@@ -62,20 +62,20 @@ def _empty(config: ModelConfig, tokenize: Callable[[Sequence[str]], Tensor]) -> 
         in_channels=config.unet.in_channels,
         out_channels=config.unet.out_channels,
         sample_size=64,  # the pipeline wants it; no computation does
-        block_out_channels=config.unet.widths,
+        block_out_channels=config.unet.block_out_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
         layers_per_block=config.unet.layers_per_block,
-        attention_head_dim=config.unet.heads,  # diffusers' old name for the number of heads
-        cross_attention_dim=config.unet.context_width,
+        attention_head_dim=config.unet.num_heads,  # diffusers' old name for the number of heads
+        cross_attention_dim=config.unet.cross_attention_dim,
         norm_num_groups=config.unet.groups,
         norm_eps=config.unet.resnet_eps,
     )
-    levels = len(config.vae.widths)
+    levels = len(config.vae.block_out_channels)
     vae = AutoencoderKL(
         in_channels=config.vae.in_channels,
         out_channels=config.vae.in_channels,
-        block_out_channels=config.vae.widths,
+        block_out_channels=config.vae.block_out_channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=config.vae.layers_per_block,
@@ -89,7 +89,7 @@ def _empty(config: ModelConfig, tokenize: Callable[[Sequence[str]], Tensor]) -> 
             hidden_size=config.text.width,
             intermediate_size=config.text.mlp_width,
             num_hidden_layers=config.text.layers,
-            num_attention_heads=config.text.heads,
+            num_attention_heads=config.text.num_heads,
             max_position_embeddings=config.text.positions,
             layer_norm_eps=config.text.eps,
         )

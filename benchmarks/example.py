@@ -11,14 +11,14 @@ from PIL import Image
 from benchmarks.record import ROOT
 from imaging.images import read_image
 from imaging.labels import read_label_set
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 
 FOLDER = ROOT / "examples"
 TARGETS = ("target_a.png", "target_b.png", "target_c.png")
 MOST = 4 * len(TARGETS)
 
 
-def example_patches(size: int, count: int) -> list[Patch]:
+def example_patches(size: int, count: int) -> list[TransferInputs]:
     """``count`` targets for the one example patch, all ``size`` × ``size`` px and sharing the patch's arrays.
 
     The targets are the example's three, then the same turned by 90°, 180° and 270°.
@@ -34,7 +34,7 @@ def example_patches(size: int, count: int) -> list[Patch]:
     picture = Image.fromarray(read_image(FOLDER / "ihc.png")).resize((size, size), Image.Resampling.LANCZOS)
     image = np.array(picture, dtype=np.uint8)
     turned = (np.ascontiguousarray(np.rot90(target, turns)) for turns in range(4) for target in targets)
-    return [Patch(image, origin, target, len(labels.classes)) for target in islice(turned, count)]
+    return [TransferInputs(image, origin, target, len(labels.classes)) for target in islice(turned, count)]
 
 
 def _resized(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -24,8 +24,8 @@ from benchmarks.schedules import shortened
 from benchmarks.turns import Outcome, Outputs, Phases, as_row, take_turns
 from model import StableDiffusion
 from sampler.execution import Execution
-from sampler.inputs import Patch
-from sampler.series import Result, Task, generate_series
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Result, generate_series
 from sampler.settings import Settings
 
 OURS, BASELINE, OPTIMISED = "ours", "diffusers", "diffusers optimised"
@@ -34,11 +34,11 @@ SEED = 0
 
 
 def ours_many(
-    model: StableDiffusion, patches: Sequence[Patch], settings: Settings, execution: Execution, phases: Phases
+    model: StableDiffusion, patches: Sequence[TransferInputs], settings: Settings, execution: Execution, phases: Phases
 ) -> list[Result]:
     """Our images, in the order of ``patches``, which share their origin."""
     results = []
-    for event in generate_series(model, [Task(patch, SEED) for patch in patches], settings, execution):
+    for event in generate_series(model, [GenerationTask(patch, SEED) for patch in patches], settings, execution):
         if isinstance(event, Result):
             results.append(event)
             phases.image()
@@ -47,7 +47,9 @@ def ours_many(
     return sorted(results, key=lambda result: result.index)
 
 
-def baseline_many(baseline: Baseline, patches: Sequence[Patch], settings: Settings, phases: Phases) -> list[Result]:
+def baseline_many(
+    baseline: Baseline, patches: Sequence[TransferInputs], settings: Settings, phases: Phases
+) -> list[Result]:
     """The baseline's images, one job after another."""
     results = []
     for patch in patches:
@@ -62,7 +64,7 @@ def baseline_many(baseline: Baseline, patches: Sequence[Patch], settings: Settin
 
 
 def compare(
-    setting: Setting, names: Sequence[str], patches: Sequence[Patch], settings: Settings, *, warm_ups: int
+    setting: Setting, names: Sequence[str], patches: Sequence[TransferInputs], settings: Settings, *, warm_ups: int
 ) -> tuple[dict[str, Outcome], dict[str, Phases]]:
     """Each side's outcome, with outputs latents [n, 4, h, w] and pixels [n, H, W, 3], and its last call's phases."""
     last: dict[str, Phases] = {}
@@ -85,7 +87,7 @@ def compare(
         optimised = name == OPTIMISED
         baseline = Baseline.from_ours(setting.model, optimised=optimised, compile=optimised and cuda)
         sides[name] = side(name, partial(baseline_many, baseline, patches, settings))
-    setting.model.pack()
+    setting.model.prepack()
     return take_turns(sides, setting.device, setting.rounds, warm_ups=warm_ups), last
 
 
@@ -138,7 +140,8 @@ def main() -> int:
     patches = example_patches(arguments.size, arguments.targets)
     setting = prepare(arguments, "job")
     print(
-        f"{settings.steps} steps, {settings.executed} executed; diffusers: {forwards(settings)} UNet forwards an image"
+        f"{settings.steps} steps, {settings.num_denoising_steps} executed; "
+        f"diffusers: {forwards(settings)} UNet forwards an image"
     )
     names = [WITH_GRAPHS if name == OURS and arguments.graphs else name for name in arguments.sides]
     outcomes, phases = compare(setting, names, patches, settings, warm_ups=arguments.warm_ups)
@@ -148,7 +151,7 @@ def main() -> int:
         "classes": patches[0].num_classes,
         "targets": len(patches),
         "steps": settings.steps,
-        "executed": settings.executed,
+        "executed": settings.num_denoising_steps,
     }
     rows = [
         as_row(

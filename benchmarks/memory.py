@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from model.host_memory import give_back
+from model.host_memory import trim_heap
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -58,7 +58,7 @@ class Watch:
 
 def _reset_high_water() -> bool:
     """Give freed memory back to the system, and set the mark to what is left."""
-    give_back()
+    trim_heap()
     try:
         CLEAR.write_text("5")
     except OSError:

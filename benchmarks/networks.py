@@ -145,7 +145,7 @@ def main() -> int:
     if setting.device.type == "cuda":
         others[COMPILED] = compiled(from_ours(setting.model))
     around = surroundings(setting.device)
-    setting.model.pack()
+    setting.model.prepack()
 
     def compare(what: str, sides: Sides, shape: dict[str, int]) -> None:
         # On a CPU the networks' own turns have warmed text-to-image up, which takes minutes.

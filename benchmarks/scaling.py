@@ -24,15 +24,15 @@ from benchmarks.record import Row, append, surroundings
 from benchmarks.schedules import shortened
 from benchmarks.turns import Outputs, as_row, take_turns
 from benchmarks.whole_jobs import AXES, Axis, add_size_and_steps, shape_of
-from sampler.inputs import Patch
-from sampler.series import Result, Task, generate_series
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Result, generate_series
 from sampler.settings import Settings
 
 SEED = 0
 FINITE = "no difference: every latent is finite"
 
 
-def with_classes(patch: Patch, count: int) -> Patch:
+def with_classes(patch: TransferInputs, count: int) -> TransferInputs:
     """``patch`` with every class cut into as many vertical stripes of equal width as make ``count`` classes.
 
     Raises ValueError unless ``count`` is a multiple of the patch's own number of classes.
@@ -50,7 +50,7 @@ def with_classes(patch: Patch, count: int) -> Patch:
     )
 
 
-def targets_of_one(size: int, count: int) -> list[Patch]:
+def targets_of_one(size: int, count: int) -> list[TransferInputs]:
     """As `benchmarks.example.example_patches`, beyond its targets the same mirrored: up to twice as many.
 
     Raises ValueError as that does.
@@ -62,16 +62,16 @@ def targets_of_one(size: int, count: int) -> list[Patch]:
     ]
 
 
-def make(setting: Setting, patches: Sequence[Patch], settings: Settings) -> Outputs:
+def make(setting: Setting, patches: Sequence[TransferInputs], settings: Settings) -> Outputs:
     """Make all images. Raises ArithmeticError if a latent of any is not finite."""
-    tasks = [Task(patch, SEED) for patch in patches]
+    tasks = [GenerationTask(patch, SEED) for patch in patches]
     for event in generate_series(setting.model, tasks, settings, setting.execution):
         if isinstance(event, Result) and not bool(event.latents.isfinite().all()):
             raise ArithmeticError(f"the latents of image {event.index} are not finite")
     return (torch.zeros(1),)
 
 
-def measure(setting: Setting, axis: Axis, jobs: Sequence[Sequence[Patch]], settings: Settings) -> list[Row]:
+def measure(setting: Setting, axis: Axis, jobs: Sequence[Sequence[TransferInputs]], settings: Settings) -> list[Row]:
     """One row for each of ``jobs``, whose sizes, classes or numbers are the values of ``axis``."""
     sides: dict[str, Callable[[], Outputs]] = {
         str(number): partial(make, setting, patches, settings) for number, patches in enumerate(jobs)
@@ -110,13 +110,13 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = shortened(arguments.steps)
     (one,) = example_patches(arguments.size, 1)
-    jobs_by_axis: dict[str, list[list[Patch]]] = {
+    jobs_by_axis: dict[str, list[list[TransferInputs]]] = {
         "size": [example_patches(size, 1) for size in arguments.sizes],
         "classes": [[with_classes(one, count)] for count in arguments.classes],
         "targets": [targets_of_one(arguments.size, count) for count in arguments.targets],
     }
     setting = prepare(arguments, "scaling")
-    setting.model.pack()
+    setting.model.prepack()
     around = surroundings(setting.device)
     print(f"{'axis':<10}{'value':>7}{'p50 s':>10}{'/ first':>9}{'extra MB':>10}")
     for name, jobs in jobs_by_axis.items():

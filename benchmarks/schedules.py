@@ -29,7 +29,7 @@ def shortened(steps: int) -> Settings:
     settings = replace(
         full,
         steps=steps,
-        skip_steps=scaled(full.first_step),
+        skip_steps=scaled(full.start_step),
         cross_attn_64=span(full.cross_attn_64),
         cross_attn_32=span(full.cross_attn_32),
         adain_range=Span(scaled(full.adain_range.start), scaled(full.adain_range.stop)),
@@ -37,19 +37,19 @@ def shortened(steps: int) -> Settings:
     )
     _, wanted = _swaps(full)
     settings = min(
-        (replace(settings, structure_every=every) for every in range(1, settings.executed + 1)),
+        (replace(settings, structure_every=every) for every in range(1, settings.num_denoising_steps + 1)),
         key=lambda candidate: abs(_swaps(candidate)[1] - wanted),
     )
     swapped, share = _swaps(settings)
-    matched = {c for j in range(settings.executed) for c in settings.adain_classes(j, 2)}
-    if not (settings.untouched and 0.0 < share < 1.0 and matched == {0, 1}):
+    matched = {c for j in range(settings.num_denoising_steps) for c in settings.adain_classes(j, 2)}
+    if not (settings.num_known_steps and 0.0 < share < 1.0 and matched == {0, 1}):
         raise ValueError(f"{steps} steps are too few for every kind of step ({swapped} would swap)")
-    return full if settings == replace(full, skip_steps=full.first_step) else settings
+    return full if settings == replace(full, skip_steps=full.start_step) else settings
 
 
 def _swaps(settings: Settings) -> tuple[int, float]:
     """How many steps swap keys and values, and the share of them that takes the structure's."""
-    swapped = [j for j in range(settings.executed) if settings.swapped_levels(j)]
+    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
     if not swapped:
         return 0, 0.0
     return len(swapped), sum(settings.borrows_from_structure(j) for j in swapped) / len(swapped)

@@ -23,8 +23,8 @@ import model
 from commands.recommended import read_recommended
 from imaging.images import read_image
 from imaging.labels import read_label_set
-from model.transformer import Attention, Borrowed
-from sampler.inputs import Patch
+from model.transformer import Attention, LayerKVSource
+from sampler.inputs import TransferInputs
 from sampler.series import generate
 from sampler.settings import choose
 
@@ -53,7 +53,7 @@ def main() -> int:
 
     def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x, source = inputs
-        if not isinstance(source, Borrowed) or not isinstance(module, Attention) or source.contrast <= 1:
+        if not isinstance(source, LayerKVSource) or not isinstance(module, Attention) or source.contrast <= 1:
             return
         q, k = module.split(module.to_q(x)), module.keys_values(source.tokens).key
         for rows, columns in TILES:
@@ -67,7 +67,7 @@ def main() -> int:
             module.register_forward_pre_hook(count)
     settings = choose("winter", read_recommended(Path(arguments.weights)))
     labels = read_label_set((arguments.origin_mask, arguments.target_mask), None)
-    patch = Patch(read_image(arguments.origin), labels.maps[0], labels.maps[1], len(labels.classes))
+    patch = TransferInputs(read_image(arguments.origin), labels.maps[0], labels.maps[1], len(labels.classes))
     for _ in generate(loaded, patch, settings, seed=0, impl="torch"):
         pass
     print("tokens  tile      skipped")

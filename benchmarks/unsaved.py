@@ -15,11 +15,11 @@ from torch import Tensor
 
 from kernels import Implementation, masked_adain
 from model import StableDiffusion
-from model.unet import Condition, Lent, Source, UNet
-from sampler.ddim import add_noise, denoise_step, move
+from model.unet import AttentionFeatures, Conditioning, KVSource, UNet
+from sampler.ddim import add_noise, ddim_step, denoise_step
 from sampler.denoise import mix_noise
 from sampler.execution import Execution
-from sampler.inputs import Patch, draw_noise, to_pixels, to_unit_range
+from sampler.inputs import TransferInputs, draw_noise, to_pixels, to_unit_range
 from sampler.masks import latent_labels
 from sampler.schedule import Step, steps
 from sampler.series import Result
@@ -75,28 +75,28 @@ class _Network:
     unet: UNet
     context: Tensor
     schedule: Sequence[Step]
-    constants: Condition | None
+    constants: Conditioning | None
     impl: Implementation
 
-    def _condition(self, i: int) -> Condition:
+    def _condition(self, i: int) -> Conditioning:
         if self.constants is not None:
             return self.constants.rows(i, i)
         return self.unet.condition(self.context, self.schedule[i].t, impl=self.impl)
 
-    def predict(self, x: Tensor, i: int, source: Source | None = None) -> Tensor:
+    def predict(self, x: Tensor, i: int, source: KVSource | None = None) -> Tensor:
         """Noise prediction, with the keys and values of ``source`` where it lends any."""
         return self.unet.predict(x.to(self.context.dtype), self._condition(i), source=source).to(x.dtype)
 
-    def record(self, x: Tensor, i: int, levels: Sequence[int]) -> tuple[Tensor, Lent]:
+    def record(self, x: Tensor, i: int, levels: Sequence[int]) -> tuple[Tensor, AttentionFeatures]:
         """Noise prediction, and what ``levels`` lend."""
         eps, lent = self.unet.record(x.to(self.context.dtype), self._condition(i), levels)
         return eps.to(x.dtype), lent
 
-    def lend(self, x: Tensor, i: int, levels: Sequence[int]) -> Lent:
+    def lend(self, x: Tensor, i: int, levels: Sequence[int]) -> AttentionFeatures:
         """What ``levels`` lend, from a pass that ends there."""
         return self.unet.lend(x.to(self.context.dtype), self._condition(i), levels)
 
-    def both(self, x: Tensor, i: int, source: Source) -> tuple[Tensor, Tensor]:
+    def both(self, x: Tensor, i: int, source: KVSource) -> tuple[Tensor, Tensor]:
         """Noise predictions with own keys and with those of ``source``, from a pass that parts where they differ."""
         condition = self._condition(i)
         state = self.unet.encode(x.to(self.context.dtype), condition)
@@ -108,7 +108,7 @@ class _Network:
 @torch.inference_mode()
 def unsaved(
     model: StableDiffusion,
-    patch: Patch,
+    patch: TransferInputs,
     settings: Settings,
     *,
     seed: int,
@@ -127,8 +127,8 @@ def unsaved(
     impl: Implementation = execution.impl if savings.blockwise else "reference"
     elementwise: Implementation = execution.elementwise if savings.fused else "torch"
     factor, schedule = model.config.vae.factor, steps(settings.steps)
-    first, last = settings.first_step, settings.steps - 1
-    start = first + (settings.untouched if savings.known_steps else 0)
+    first, last = settings.start_step, settings.steps - 1
+    start = first + (settings.num_known_steps if savings.known_steps else 0)
     context = model.text_encoder(model.tokenizer([settings.prompt]).to(device)).to(dtype)
     times = torch.tensor([step.t for step in schedule], device=device)
     constants = model.unet.condition(context, times, impl=elementwise) if savings.constants else None
@@ -148,12 +148,14 @@ def unsaved(
 
     # The structure's noise maps.
     maps: dict[int, Tensor] = {}
-    kept: dict[int, Lent] = {}
+    kept: dict[int, AttentionFeatures] = {}
     lending = settings.structure_lending() if savings.inversion_lends else {}
     for i in range(start if savings.needed_noise else 0, last):
         step = schedule[i]
         eps, lent = network.record(structure[i], i, lending.get(i, ()))
-        maps[i] = (structure[i + 1] - move(structure[i], eps, step.abar, step.abar_prev, step.sigma)) / step.sigma
+        maps[i] = (
+            structure[i + 1] - ddim_step(structure[i], eps, step.alpha_bar, step.alpha_bar_prev, step.sigma)
+        ) / step.sigma
         if noise.fresh is not None:
             maps[i] = mix_noise(maps[i], noise.fresh[i : i + 1].to(maps[i]), settings.fresh_noise)
         if lent:
@@ -163,7 +165,7 @@ def unsaved(
     z = structure[start]
     for i in range(start, settings.steps):
         j, step = i - first, schedule[i]
-        levels, alpha = settings.swapped_levels(j), settings.alpha(j)
+        levels, alpha = settings.swapped_levels(j), settings.swap_guidance(j)
         if savings.one_pass and not levels:
             eps = network.predict(z, i)
         else:
@@ -174,7 +176,7 @@ def unsaved(
                 lent = network.lend(x, i, levels)
             else:
                 lent = network.record(x, i, levels)[1]
-            source = Source(lent, settings.contrast, impl)
+            source = KVSource(lent, settings.contrast, impl)
             if savings.shared_start and levels:
                 own, eps = network.both(z, i, source)
             else:
@@ -205,4 +207,4 @@ def _refuse(settings: Settings) -> None:
 def _trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> list[Tensor]:
     """x_0 … x_T, each [1, 4, h, w], of the ``clean`` latents [1, 4, h, w] with the drawn ``noise`` [T, 4, h, w]."""
     drawn = noise.to(clean)[:, None]
-    return [*(add_noise(clean, n, step.abar) for n, step in zip(drawn, schedule, strict=True)), clean]
+    return [*(add_noise(clean, n, step.alpha_bar) for n, step in zip(drawn, schedule, strict=True)), clean]

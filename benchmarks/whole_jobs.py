@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 from sampler.settings import Settings
 
 
@@ -39,7 +39,7 @@ def add_size_and_steps(parser: ArgumentParser, *, cuda: bool) -> None:
     )
 
 
-def shape_of(patches: Sequence[Patch], settings: Settings) -> dict[str, int]:
+def shape_of(patches: Sequence[TransferInputs], settings: Settings) -> dict[str, int]:
     """The shape of a row for ``patches``, all of one size and one number of classes."""
     height, width = patches[0].target_labels.shape
     return {
@@ -48,5 +48,5 @@ def shape_of(patches: Sequence[Patch], settings: Settings) -> dict[str, int]:
         "classes": patches[0].num_classes,
         "targets": len(patches),
         "steps": settings.steps,
-        "executed": settings.executed,
+        "executed": settings.num_denoising_steps,
     }

@@ -30,13 +30,13 @@ from imaging.images import crop, pad_to_multiple, read_image
 from imaging.labels import ClassMap, LabelSet, check_same_size, read_label_set
 from imaging.output import Output, plan_outputs
 from imaging.panel import panel
-from imaging.provenance import Record, Value, file_sha256
+from imaging.provenance import Provenance, Value, file_sha256
 from imaging.rawfile import shown
 from model.errors import InputError
 from sampler.execution import Execution
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 from sampler.masks import vanishing_classes
-from sampler.series import Progress, Task, generate_series
+from sampler.series import GenerationTask, Progress, generate_series
 from sampler.settings import Settings, choose, in_proportion
 
 MULTIPLE = 64
@@ -116,7 +116,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
             yield Note(f"no font here can draw the name {name}: the panel's legend says class {index}; {fix}")
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
-    loaded.pack()
+    loaded.prepack()
     for path, shape in zip(masks, (m.shape for m in labels.maps), strict=True):
         check_memory(loaded.config, shape, dtype, device, path)
     details: dict[str, Value] = {
@@ -129,7 +129,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
 
     origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
     targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
-    patches = [Patch(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    patches = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
     for path, whole, padded in zip(masks, labels.maps, (origin_labels, *targets), strict=True):
         for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), factor):
@@ -137,7 +137,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
             yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), factor, effect)
     for path, patch in zip(request.target_masks, patches, strict=True):
         yield from _warnings(patch, settings, labels, path, factor)
-    tasks = [Task(patches[item.target], request.seed + item.variant) for item in planned]
+    tasks = [GenerationTask(patches[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
         batch = choose_batch(loaded.config, sides, dtype, device)
@@ -199,7 +199,7 @@ def _class(name: str) -> str:
     return name if name.startswith("class ") else f"class {name}"
 
 
-def _warnings(patch: Patch, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
+def _warnings(patch: TransferInputs, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
     """One note for each class of a target that AdaIN cannot match."""
     if settings.adain in ("global", "none"):
         return
@@ -219,7 +219,7 @@ def _record(
     seed: int,
     digests: Mapping[str, str],
     details: Mapping[str, Value],
-) -> Record:
+) -> Provenance:
     """All that makes this one image again."""
     arguments: dict[str, Value] = {
         "origin": os.fspath(request.origin),
@@ -235,7 +235,7 @@ def _record(
         "impl": request.impl,
         "output": os.fspath(item.image),
     }
-    return Record(VERSION, "generate", arguments, digests, details)
+    return Provenance(VERSION, "generate", arguments, digests, details)
 
 
 def _text(path: Path | None) -> str | None:

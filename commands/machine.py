@@ -15,7 +15,7 @@ from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.errors import InputError
 from model.files import shown, shown_name
-from sampler.feature_cache import Budget, lent_bytes
+from sampler.feature_cache import CacheBudget, lent_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TORCH_NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
@@ -87,9 +87,10 @@ def unet_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype)
     """
     unet, positions = config.unet, height * width // config.vae.factor**2
     skips = sum(
-        (unet.layers_per_block + 1) * unet_width * positions // 4**level for level, unet_width in enumerate(unet.widths)
+        (unet.layers_per_block + 1) * unet_width * positions // 4**level
+        for level, unet_width in enumerate(unet.block_out_channels)
     )
-    return (2 * skips + 24 * unet.widths[0] * positions) * dtype.itemsize
+    return (2 * skips + 24 * unet.block_out_channels[0] * positions) * dtype.itemsize
 
 
 def read_batch_size(text: str) -> int | None:
@@ -118,7 +119,7 @@ def choose_batch(
     return max(1, min(limit, free_bytes(device) // 2 // each))
 
 
-def choose_budget(text: str, device: torch.device) -> Budget:
+def choose_budget(text: str, device: torch.device) -> CacheBudget:
     """Room for what origins lend. ``auto``: a quarter of the memory free on the device and, beside a GPU, on the host.
 
     Otherwise places and sizes, such as ``device=2GB,host=8GB,disk=20GB``, or ``0`` to keep nothing.
@@ -128,9 +129,9 @@ def choose_budget(text: str, device: torch.device) -> Budget:
     """
     if text == "auto":
         host = free_bytes(torch.device("cpu")) // 4 if device.type == "cuda" else 0
-        return Budget(device=free_bytes(device) // 4, host=host)
+        return CacheBudget(device=free_bytes(device) // 4, host=host)
     if text == "0":
-        return Budget()
+        return CacheBudget()
     places: dict[str, int] = {}
     for part in text.split(","):
         found = re.fullmatch(r"(device|host|disk)=([0-9]{1,9}(?:\.[0-9]{1,9})?)(MB|GB)", part.strip())
@@ -139,17 +140,17 @@ def choose_budget(text: str, device: torch.device) -> Budget:
                 f"--keep {shown(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
             )
         places[found[1]] = int(float(found[2]) * {"MB": 1e6, "GB": 1e9}[found[3]])
-    return Budget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))
+    return CacheBudget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))
 
 
 def wanted_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:
     """Roughly the memory that one image of ``height`` × ``width`` px takes besides the weights.
 
     The largest moment is the decoder's last stage: its input, the normalised copy, the convolution's padded copy
-    and its output, at most ``widths[1]`` channels each, at full resolution.
+    and its output, at most ``block_out_channels[1]`` channels each, at full resolution.
     """
-    widths = config.vae.widths
-    return 4 * widths[min(1, len(widths) - 1)] * height * width * dtype.itemsize
+    block_out_channels = config.vae.block_out_channels
+    return 4 * block_out_channels[min(1, len(block_out_channels) - 1)] * height * width * dtype.itemsize
 
 
 def free_bytes(device: torch.device) -> int:

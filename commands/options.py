@@ -98,7 +98,7 @@ def as_arguments(settings: Settings) -> dict[str, str | bool]:
     for option in METHOD_OPTIONS:
         value = getattr(settings, option.field)
         if option.field == "skip_steps":
-            value = settings.first_step
+            value = settings.start_step
         if option.field == "class_values":
             if value is None:
                 continue

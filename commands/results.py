@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
-from imaging.provenance import KEY, Record, parse_record, read_record
-from model.checkpoint.safetensors import Table, read_table
+from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
+from model.checkpoint.safetensors import CheckpointIndex, read_table
 from model.errors import InputError
 from model.files import exists, is_folder
 
@@ -57,7 +57,7 @@ def refuse_foreign(planned: Sequence[Output], weights: str) -> None:
                 raise InputError(f"{path}: a file of the weights' folder would be overwritten; choose another name")
 
 
-def replaced(image: Path, record: Record) -> Iterator[str]:
+def replaced(image: Path, record: Provenance) -> Iterator[str]:
     """What the user should know if there is already something at ``image``, where one of ``record`` will be."""
     if not os.path.lexists(image):
         return
@@ -84,7 +84,7 @@ def write_result(
     pixels: NDArray[np.uint8],
     sheet: NDArray[np.uint8],
     latents: Tensor,
-    record: Record,
+    record: Provenance,
 ) -> None:
     """Write an image [H, W, 3], its panel and, where asked for, its ``latents`` [1, 4, h, w]: all of them or none.
 
@@ -106,14 +106,14 @@ def write_result(
             stale.unlink()
 
 
-def _record_at(path: Path) -> Record | None:
+def _record_at(path: Path) -> Provenance | None:
     try:
-        return read_record(path)
+        return read_provenance(path)
     except InputError:
         return None
 
 
-def _latents_at(path: Path) -> Table | None:
+def _latents_at(path: Path) -> CheckpointIndex | None:
     """The table of a file of latents; None for any other."""
     try:
         table = read_table(path)
@@ -122,7 +122,7 @@ def _latents_at(path: Path) -> Table | None:
     return table if list(table.entries) == [LATENTS] else None
 
 
-def _stale_latents(old: Record, new: Record) -> Path | None:
+def _stale_latents(old: Provenance, new: Provenance) -> Path | None:
     """The latents of the image of ``old``, if they are where it says and ``new`` writes none there."""
     name = old.details.get(LATENTS)
     if not isinstance(name, str) or name == new.details.get(LATENTS):
@@ -132,6 +132,6 @@ def _stale_latents(old: Record, new: Record) -> Path | None:
     if table is None:
         return None
     try:
-        return path if parse_record(table.metadata.get(KEY, "null")) == old else None
+        return path if parse_provenance(table.metadata.get(KEY, "null")) == old else None
     except (ValueError, RecursionError):
         return None

@@ -16,7 +16,7 @@ from commands.machine import check_memory, choose_device, choose_dtype
 from commands.results import refuse_foreign, replaced
 from imaging.images import write_png
 from imaging.output import plan_outputs
-from imaging.provenance import Record
+from imaging.provenance import Provenance
 from model.errors import InputError
 from model.tokenizer import check_text
 from sampler.execution import Execution
@@ -59,9 +59,9 @@ def run(request: Request) -> Iterator[Note | Progress | Path]:
     (planned,) = plan_outputs(request.output, ["sample"], 1, [weights])
     refuse_foreign([planned], weights)
     loaded = model.load(request.weights, dtype=dtype, device=device)
-    loaded.pack()
+    loaded.prepack()
     check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
-    record = Record(
+    record = Provenance(
         VERSION,
         "sample",
         {

@@ -105,7 +105,7 @@ def load_large(folder: Path, example: Path, seed: int = 2) -> Dataset:
             slide = random_slide(rng)
             images += [draw_slide(rng, slide, LARGE_SIDE)[0] for _ in range(2)]
             stained = source if rng.random() < 0.35 else jitter_stain(rng, source)
-            images += [turn(stained, int(rng.integers(8))) for _ in range(2)]
+            images += [dihedral(stained, int(rng.integers(8))) for _ in range(2)]
             kinds += [slide.pattern] * 2 + ["membrane"] * 2
         np.save(folder / "large.npy", np.stack(images))
         (folder / "large.json").write_text(json.dumps(kinds), encoding="utf-8")
@@ -173,10 +173,10 @@ def random_crop(rng: np.random.Generator, image: Pixels, side: int) -> Pixels:
         )
         tilted = PillowImage.fromarray(image).transform((side, side), Transform.AFFINE, affine, Resampling.BICUBIC)
         crop = np.asarray(tilted)
-    return turn(crop, int(rng.integers(8)))
+    return dihedral(crop, int(rng.integers(8)))
 
 
-def turn(image: Pixels, number: int) -> Pixels:
+def dihedral(image: Pixels, number: int) -> Pixels:
     """One of the eight flips and right-angle rotations of the first two axes."""
     turned = np.rot90(image, number % 4)
     return np.ascontiguousarray(turned[:, ::-1] if number >= 4 else turned)

@@ -41,10 +41,10 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
         "_class_name": "UNet2DConditionModel",
         "_diffusers_version": _VERSION,
         "act_fn": "silu",
-        "attention_head_dim": config.heads,
-        "block_out_channels": list(config.widths),
+        "attention_head_dim": config.num_heads,
+        "block_out_channels": list(config.block_out_channels),
         "center_input_sample": False,
-        "cross_attention_dim": config.context_width,
+        "cross_attention_dim": config.cross_attention_dim,
         "down_block_types": down,
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
@@ -62,12 +62,12 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
 
 def vae_json(config: VAEConfig) -> dict[str, Any]:
     """``vae/config.json``."""
-    levels = len(config.widths)
+    levels = len(config.block_out_channels)
     return {
         "_class_name": "AutoencoderKL",
         "_diffusers_version": _VERSION,
         "act_fn": "silu",
-        "block_out_channels": list(config.widths),
+        "block_out_channels": list(config.block_out_channels),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "in_channels": config.in_channels,
         "latent_channels": config.latent_channels,
@@ -96,7 +96,7 @@ def text_json(config: TextConfig) -> dict[str, Any]:
         "layer_norm_eps": config.eps,
         "max_position_embeddings": config.positions,
         "model_type": "clip_text_model",
-        "num_attention_heads": config.heads,
+        "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.layers,
         "pad_token_id": 49407,
         "projection_dim": config.width,

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from demo.data import Dataset, Kind, turn
+from demo.data import Dataset, Kind, dihedral
 from demo.training import Worker, cpu_state, log, to_tensor
 from model.vae import VAE
 
@@ -35,7 +35,7 @@ def encode_turns(vae: VAE, data: Dataset, turns: int, seed: int, worker: Worker,
     scratch.mkdir(parents=True, exist_ok=True)
     mine = []
     for index in range(worker.rank, len(data.images), worker.count):
-        stack = np.stack([turn(data.images[index], int(number)) for number in numbers[index]])
+        stack = np.stack([dihedral(data.images[index], int(number)) for number in numbers[index]])
         mine.append(vae.encode(to_tensor(stack, worker.device)).cpu())
     save_file({"values": torch.stack(mine).contiguous()}, scratch / f"part_{worker.rank}.safetensors")
     if worker.count > 1:

@@ -16,7 +16,7 @@ def optical_density(image: Tensor) -> Tensor:
     return -torch.log(((image + 1.0) / 2.0).clamp_min(_DARKEST))
 
 
-def opponents(image: Tensor) -> Tensor:
+def opponent_colours(image: Tensor) -> Tensor:
     """Colour without brightness: red - green and green - blue, [B, 2, H, W]."""
     return image[:, :2] - image[:, 1:]
 
@@ -29,7 +29,9 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     loss = F.l1_loss(output, target) + 1.5 * F.mse_loss(output, target)
     for size in (2, 4, 8):
         coarse, wanted = F.avg_pool2d(output, size), F.avg_pool2d(target, size)
-        loss = loss + 0.6 * F.l1_loss(coarse, wanted) + 1.0 * F.l1_loss(opponents(coarse), opponents(wanted))
+        loss = (
+            loss + 0.6 * F.l1_loss(coarse, wanted) + 1.0 * F.l1_loss(opponent_colours(coarse), opponent_colours(wanted))
+        )
     for axis in (-1, -2):
         loss = loss + 0.4 * F.l1_loss(output.diff(dim=axis), target.diff(dim=axis))
     # The clamp alone would give no gradient where the output is too dark.
@@ -42,17 +44,17 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
 
 
-class PatchCritic(nn.Module):
+class PatchDiscriminator(nn.Module):
     """Convolutional critic of 22-pixel patches (Isola et al., arXiv 1611.07004), returning its features too."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        widths = (3, width, 2 * width, 3 * width)
+        block_out_channels = (3, width, 2 * width, 3 * width)
         self.layers = nn.ModuleList(
             nn.Conv2d(a, b, 4, stride=2 if i < 2 else 1, padding=1)
-            for i, (a, b) in enumerate(itertools.pairwise(widths))
+            for i, (a, b) in enumerate(itertools.pairwise(block_out_channels))
         )
-        self.out = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.out = nn.Conv2d(block_out_channels[-1], 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images [B, 3, H, W] -> scores [B, 1, h, w] and the features of each layer."""
@@ -77,7 +79,7 @@ def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def decibels(output: Tensor, target: Tensor) -> float:
+def psnr(output: Tensor, target: Tensor) -> float:
     """Peak signal-to-noise ratio of images in [-1, 1], after clipping, as the mean over the batch."""
     error = (output.clamp(-1.0, 1.0) - target).square().mean(dim=(1, 2, 3)) / 4.0
     return float((-10.0 * torch.log10(error.clamp_min(1e-10))).mean())

@@ -15,7 +15,7 @@ from torch import Tensor
 from demo.data import load_dataset, load_large
 from demo.export import export
 from demo.latents import prepare
-from demo.losses import PatchCritic
+from demo.losses import PatchDiscriminator
 from demo.train_decoder import train_decoder
 from demo.train_unet import DEMO_TEXT, DEMO_UNET, Networks, UNetTraining, train_unet
 from demo.train_vae import DEMO_VAE, DecoderTraining, VAETraining, train_vae
@@ -58,7 +58,7 @@ def _work(rank: int, args: argparse.Namespace, part: str, meeting_point: Path) -
         run = UNetTraining(args.minutes_unet)
         train_unet((DEMO_UNET, DEMO_TEXT), run, small_latents, large_latents, vae, args.out, worker)
         return
-    critic = PatchCritic().to(worker.device)
+    critic = PatchDiscriminator().to(worker.device)
     critic.load_state_dict(with_prefix(tensors, "critic."))
     train_decoder(vae, critic, DecoderTraining(args.minutes_decoder), train, held_out, args.out, worker)
     if worker.first:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from demo.data import Dataset
-from demo.losses import PatchCritic, decibels, reconstruction_loss
+from demo.losses import PatchDiscriminator, psnr, reconstruction_loss
 from demo.train_vae import DecoderTraining, crops, judge, report
 from demo.training import (
     Clock,
@@ -28,7 +28,7 @@ _SHAPES = ((8, 64), (3, 128), (8, 64), (3, 128), (1, 256))
 
 def train_decoder(
     vae: VAE,
-    critic: PatchCritic,
+    critic: PatchDiscriminator,
     run: DecoderTraining,
     train: Dataset,
     held_out: Dataset,
@@ -64,7 +64,7 @@ def train_decoder(
         step += 1
         if worker.first and step % run.report_every == 0:
             line = f"decoder step {step} at {fraction:.3f}: pixels {pixels.item():.4f} critic {judged:.3f}"
-            log(folder, "vae", f"{line} {decibels(output.detach(), target):.2f} dB side {target.shape[-1]}")
+            log(folder, "vae", f"{line} {psnr(output.detach(), target):.2f} dB side {target.shape[-1]}")
     if worker.first:
         save_file(cpu_state(vae), folder / "vae_polished.safetensors")
         report(vae, held_out, folder, step, worker)

@@ -34,12 +34,14 @@ from demo.training import (
 from model.clip import TextEncoder
 from model.config import TextConfig, UNetConfig
 from model.tokenizer import Tokenizer
-from model.unet import Source, UNet
+from model.unet import KVSource, UNet
 from model.vae import VAE
 from sampler.schedule import cumulative_alphas
 
-DEMO_UNET = UNetConfig(widths=(64, 96, 128, 128), layers_per_block=1, heads=4, context_width=64, groups=32)
-DEMO_TEXT = TextConfig(width=64, mlp_width=256, layers=2, heads=4)
+DEMO_UNET = UNetConfig(
+    block_out_channels=(64, 96, 128, 128), layers_per_block=1, num_heads=4, cross_attention_dim=64, groups=32
+)
+DEMO_TEXT = TextConfig(width=64, mlp_width=256, layers=2, num_heads=4)
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,16 @@ def denoising_loss(
         swapped: let every image's decoder attend at levels 0 and 1 to its partner's keys and values.
         snr_limit: signal-to-noise ratio about which the weight turns from that of x0 to that of eps.
     """
-    abar = cumulative_alphas().to(noise.device)[batch.t][:, None, None, None]
-    noisy = abar.sqrt() * batch.clean + (1.0 - abar).sqrt() * noise
+    alpha_bar = cumulative_alphas().to(noise.device)[batch.t][:, None, None, None]
+    noisy = alpha_bar.sqrt() * batch.clean + (1.0 - alpha_bar).sqrt() * noise
     condition = unet.condition(states[batch.captions], batch.t)
     source = None
     if swapped:
         partner = torch.arange(len(noisy), device=noisy.device) ^ 1
         lent = {layer: tokens[partner] for layer, tokens in unet.lend(noisy, condition, levels=(0, 1)).items()}
-        source = Source(lent, contrast=1.0, impl="torch")
+        source = KVSource(lent, contrast=1.0, impl="torch")
     error = (unet.predict(noisy, condition, source=source).float() - noise).square().mean(dim=(1, 2, 3))
-    ratio = (abar / (1.0 - abar)).flatten()
+    ratio = (alpha_bar / (1.0 - alpha_bar)).flatten()
     weight = snr_limit / (ratio + snr_limit)
     return (weight * error).sum() / weight.sum()
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.data import Dataset, turn
+from demo.data import Dataset, dihedral
 from demo.losses import (
-    PatchCritic,
+    PatchDiscriminator,
     critic_loss,
-    decibels,
     feature_distance,
     kl_divergence,
+    psnr,
     reconstruction_loss,
 )
 from demo.training import (
@@ -35,7 +35,7 @@ from demo.training import (
 from model.config import VAEConfig
 from model.vae import VAE
 
-DEMO_VAE = VAEConfig(widths=(16, 32, 64, 96), groups=8)
+DEMO_VAE = VAEConfig(block_out_channels=(16, 32, 64, 96), groups=8)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train_vae(
     The result's latents are not normalised yet: see `demo.latents`.
     """
     torch.manual_seed(0)
-    vae, critic = VAE(config).to(worker.device), PatchCritic().to(worker.device)
+    vae, critic = VAE(config).to(worker.device), PatchDiscriminator().to(worker.device)
     checkpoint = folder / "vae.safetensors"
     clock, step = Clock(run.minutes * 60.0), 0
     if checkpoint.exists():
@@ -113,7 +113,7 @@ def train_vae(
             log(
                 folder,
                 "vae",
-                f"{line} critic {judged:.3f} {decibels(output, target):.2f} dB side {target.shape[-1]}",
+                f"{line} critic {judged:.3f} {psnr(output, target):.2f} dB side {target.shape[-1]}",
             )
         if worker.first and step % run.picture_every == 0:
             report(vae, held_out, folder, step, worker)
@@ -129,7 +129,7 @@ def crops(rng: np.random.Generator, data: Dataset, count: int, side: int) -> np.
     chosen = []
     for number in rng.integers(0, len(data.images), count):
         top, left = rng.integers(0, data.images.shape[1] - side + 1, 2)
-        chosen.append(turn(data.images[number, top : top + side, left : left + side], int(rng.integers(8))))
+        chosen.append(dihedral(data.images[number, top : top + side, left : left + side], int(rng.integers(8))))
     return np.stack(chosen)
 
 
@@ -143,7 +143,7 @@ def _shape_of_batch(fraction: float, step: int) -> tuple[int, int]:
 
 
 def judge(
-    critic: PatchCritic,
+    critic: PatchDiscriminator,
     optimizer: torch.optim.Optimizer,
     output: Tensor,
     target: Tensor,
@@ -178,7 +178,7 @@ def quality(vae: VAE, data: Dataset, worker: Worker) -> dict[str, float]:
     for image, kind in zip(data.images, data.kinds, strict=True):
         target = to_tensor(image[None], worker.device)
         output = vae.decode(vae.encode(target))
-        values["mask" if kind == "mask" else "tissue"].append(decibels(output, target))
+        values["mask" if kind == "mask" else "tissue"].append(psnr(output, target))
     return {name: float(np.mean(found)) for name, found in values.items() if found}
 
 

@@ -27,7 +27,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
-class Record:
+class Provenance:
     """Everything needed to make an image again.
 
     ``arguments`` maps option names without dashes (``origin-mask``) to their values; None and False are left out of
@@ -51,8 +51,8 @@ class Record:
         return {"Software": f"{PROGRAM} {self.version}", KEY: json.dumps(content, allow_nan=False)}
 
 
-def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read the record of a PNG that :meth:`Record.text` was written to.
+def read_provenance(path: str | os.PathLike[str]) -> Provenance:
+    """Read the record of a PNG that :meth:`Provenance.text` was written to.
 
     Raises:
         InputError: the file is missing, not a PNG, damaged, or has no (readable) record.
@@ -73,14 +73,14 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     if text is None:
         raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
     try:
-        return parse_record(text)
+        return parse_provenance(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: its record cannot be read ({shown(str(error))}); give an image as {PROGRAM} wrote it"
         ) from error
 
 
-def parse_record(text: str) -> Record:
+def parse_provenance(text: str) -> Provenance:
     """The record whose JSON is ``text``. Raises ValueError or RecursionError for any other text."""
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
@@ -97,7 +97,7 @@ def parse_record(text: str) -> Record:
             raise ValueError(f"bad value of {option}")
     if not all(isinstance(digest, str) for digest in inputs.values()):
         raise ValueError("bad inputs")
-    return Record(version, command, arguments, inputs, details)
+    return Provenance(version, command, arguments, inputs, details)
 
 
 def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
     return part
 
 
-def command_line(record: Record, program: str = "python cli.py", encoding: str = "utf-8") -> str:
+def command_line(record: Provenance, program: str = "python cli.py", encoding: str = "utf-8") -> str:
     """The shell command that makes the image again, quoted for bash and zsh, in characters that ``encoding`` has."""
     words = [program, record.command]
     for option, value in record.arguments.items():
@@ -170,7 +170,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path}: cannot be read ({reason}); check its name and permissions") from error
 
 
-def changed_inputs(record: Record) -> list[str]:
+def changed_inputs(record: Provenance) -> list[str]:
     """Names of the record's input files that are missing now or hold something else than when the image was made."""
     return [name for name, digest in record.inputs.items() if not _is_unchanged(name, digest)]
 

@@ -23,7 +23,7 @@ def cross_image_attention(
     query_labels: None = None,
     key_labels: None = None,
     num_classes: int | None = None,
-    restrict: Literal[False] = False,
+    within_class: Literal[False] = False,
     impl: Implementation = "torch",
 ) -> Tensor: ...
 
@@ -38,7 +38,7 @@ def cross_image_attention(
     query_labels: Tensor,
     key_labels: Tensor,
     num_classes: int | None = None,
-    restrict: bool = False,
+    within_class: bool = False,
     impl: Implementation = "torch",
 ) -> AttentionResult: ...
 
@@ -52,7 +52,7 @@ def cross_image_attention(
     query_labels: Tensor | None = None,
     key_labels: Tensor | None = None,
     num_classes: int | None = None,
-    restrict: bool = False,
+    within_class: bool = False,
     impl: Implementation = "torch",
 ) -> Tensor | AttentionResult:
     """Attention of one image's queries to another's keys, with contrast on the probabilities.
@@ -65,7 +65,7 @@ def cross_image_attention(
     queries of the class and of ``v`` over the keys of the class. The statistics of ``out`` are those of the
     returned tensor or of its values before the last rounding to a half type.
 
-    With ``restrict`` the queries of class c see the keys of class c alone, and 1/Nk becomes 1/(number of keys
+    With ``within_class`` the queries of class c see the keys of class c alone, and 1/Nk becomes 1/(number of keys
     of class c). Queries of a class without keys see all keys. A key that a query does not see changes nothing in its
     row, even where it is not finite.
 
@@ -77,7 +77,7 @@ def cross_image_attention(
         query_labels: integers 0..C-1, [Nq] or [B, Nq]; given together with ``key_labels``.
         key_labels: integers 0..C-1, [Nk] or [B, Nk].
         num_classes: C; read from the labels where not given.
-        restrict: keep classes apart; needs labels.
+        within_class: keep classes apart; needs labels.
         impl: which implementation; see the package. Softmax and statistics are float32 (float64 for float64).
 
     Returns:
@@ -92,18 +92,18 @@ def cross_image_attention(
     contrasted = not checks.check_contrast(reasons, contrast) or contrast != 1
     if num_classes is not None:
         checks.check_num_classes(reasons, num_classes)
-    checks.check_flag(reasons, "restrict", restrict)
+    checks.check_flag(reasons, "within_class", within_class)
     data = {"q": q, "k": k, "v": v}
     given = {name: t for name, t in (("query_labels", query_labels), ("key_labels", key_labels)) if t is not None}
-    if not (checks.check_tensors(reasons, data | given) and comparable and isinstance(restrict, bool)):
+    if not (checks.check_tensors(reasons, data | given) and comparable and isinstance(within_class, bool)):
         reasons.throw()
     checks.check_heads(reasons, q, k, v)
     checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
-    if impl != "torch" or contrasted or restrict or query_labels is not None:
+    if impl != "torch" or contrasted or within_class or query_labels is not None:
         checks.check_no_gradient(reasons, impl, data)
     if query_labels is None or key_labels is None:
         reasons.unless(query_labels is key_labels, "query_labels and key_labels are given together or not at all")
-        reasons.unless(not restrict, "restrict needs query_labels and key_labels")
+        reasons.unless(not within_class, "within_class needs query_labels and key_labels")
     elif not reasons:
         batch = q.shape[0]
         for name, labels, count in (
@@ -131,20 +131,20 @@ def cross_image_attention(
     query_labels = checks.comparable(query_labels, num_classes).expand(q.shape[0], q.shape[2])  # [B, Nq]
     key_labels = checks.comparable(key_labels, num_classes).expand(k.shape[0], k.shape[2])  # [B, Nk]
     if impl == "reference":
-        out = reference.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, restrict)
+        out = reference.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
         query = reference.class_statistics(out, query_labels, num_classes)
         return AttentionResult(out, query, reference.class_statistics(v, key_labels, num_classes))
     if impl == "torch":
         out = (
             torch_attention.attention(q, k, v, contrast)
-            if not restrict
+            if not within_class
             else torch_attention.restricted(q, k, v, contrast, query_labels, key_labels, num_classes)
         )
         query = torch_statistics.class_statistics(out, query_labels, num_classes)
         return AttentionResult(out, query, torch_statistics.class_statistics(v, key_labels, num_classes))
     from kernels import triton_attention
 
-    return triton_attention.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, restrict)
+    return triton_attention.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
 
 
 def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Implementation = "torch") -> ClassStatistics:

@@ -21,7 +21,7 @@ PART = 256  # terms of one sum in `sum_of_parts`
 Activation = Literal["none", "gelu"]
 
 
-def usable(*tensors: Tensor) -> bool:
+def is_supported(*tensors: Tensor) -> bool:
     """Whether oneDNN takes these: on an x86 CPU, in a type that it multiplies natively, and wanting no gradients."""
     if not tensors[0].is_cpu:
         return False
@@ -31,12 +31,12 @@ def usable(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
     """``activation(x · weightᵀ + bias)``, sums in float32 (float64 for float64): x [..., K], weight [N, K] -> [..., N].
 
     ``gelu`` is the exact one. What oneDNN does not take is left to PyTorch.
     """
-    if not usable(x, weight) or (bias is not None and not usable(bias)):
+    if not is_supported(x, weight) or (bias is not None and not is_supported(bias)):
         out = F.linear(x, weight, bias)
         return F.gelu(out) if activation == "gelu" else out
     algorithm = "none" if activation == "gelu" else ""
@@ -62,7 +62,7 @@ def sum_of_parts(x: Tensor, packed: Tensor, count: int) -> Tensor:
 
     Gives [rows, N].
 
-    One sum over thousands of terms, as `product` takes it, has up to two and a half times the error of MKL's.
+    One sum over thousands of terms, as `linear` takes it, has up to two and a half times the error of MKL's.
     """
     parts = x.shape[1] // PART
     pixels = x.t()[None, :, :, None]  # [1, K, rows, 1], channels last
@@ -70,7 +70,7 @@ def sum_of_parts(x: Tensor, packed: Tensor, count: int) -> Tensor:
     return sums[0, :, :, 0].t().unflatten(1, (parts, -1)).sum(1)[:, :count]
 
 
-def pack(weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], positions: tuple[int, int]) -> Tensor:
+def prepack(weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], positions: tuple[int, int]) -> Tensor:
     """Weights [C_out, C_in, h, w] of a convolution, for `convolve` alone: opaque, of the same size in memory.
 
     ``positions`` are height and width of an input they are to be quickest at; any other is taken too.
@@ -82,7 +82,7 @@ def pack(weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], posi
 def convolve(
     x: Tensor, packed: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
-    """Convolution of x [B, C_in, H, W] with `pack`-ed weights; the result [B, C_out, H', W'] is channels last."""
+    """Convolution of x [B, C_in, H, W] with prepacked weights; the result [B, C_out, H', W'] is channels last."""
     x = x.contiguous(memory_format=torch.channels_last)
     return torch.ops.mkldnn._convolution_pointwise(
         x, packed, bias, list(padding), list(stride), [1, 1], 1, "none", [], ""

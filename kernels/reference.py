@@ -52,10 +52,10 @@ def labelled_attention(
     query_labels: Tensor,
     key_labels: Tensor,
     num_classes: int,
-    restrict: bool,
+    within_class: bool,
 ) -> Tensor:
-    """As ``attention``, with classes kept apart where ``restrict``. Labels [B, Nq] and [B, Nk]."""
-    if not restrict:
+    """As ``attention``, with classes kept apart where ``within_class``. Labels [B, Nq] and [B, Nk]."""
+    if not within_class:
         return attention(q, k, v, contrast)
     images = []
     for b in range(q.shape[0]):

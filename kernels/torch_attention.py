@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.onednn import PART, pack_parts, product, sum_of_parts, usable
+from kernels.onednn import PART, is_supported, linear, pack_parts, sum_of_parts
 from kernels.torch_statistics import accumulator
 
 # Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
@@ -78,7 +78,7 @@ def _empty_like(q: Tensor) -> Tensor:
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as it is in every layer that swaps nothing: as `attention` at contrast 1, and differentiable."""
-    if k.shape[2] >= _MANY_KEYS and usable(q, k, v):
+    if k.shape[2] >= _MANY_KEYS and is_supported(q, k, v):
         out = _empty_like(q)
         for b in range(q.shape[0]):
             _by_head(q[b], k[b], v[b], 1.0, out[b])
@@ -106,7 +106,7 @@ def _contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
 @torch.no_grad()
 def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
-    if usable(q, k, v):
+    if is_supported(q, k, v):
         _by_head(q, k, v, contrast, out)
         return
     heads, queries, width = q.shape
@@ -153,7 +153,7 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
         values = pack_parts(values, rows) if in_parts else values.contiguous()
         for row in range(0, queries, rows):
             block = scaled[row : row + rows]
-            scores = block @ there.t() if len(block) <= _FEW_QUERIES else product(block, there)  # [rows, Nk]
+            scores = block @ there.t() if len(block) <= _FEW_QUERIES else linear(block, there)  # [rows, Nk]
             p = torch.softmax(scores, -1, out=memory[: len(scores)])
             if contrast != 1:
                 _contrast(p, mean, contrast)
@@ -162,5 +162,5 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
                     whole[: len(p), :keys] = p
                 part = sum_of_parts(whole[: len(p)], values, width)
             else:
-                part = product(p.to(v.dtype), values)
+                part = linear(p.to(v.dtype), values)
             out[head, row : row + rows] = part  # [rows, D]

@@ -42,10 +42,10 @@ def labelled_attention(
     query_labels: Tensor,
     key_labels: Tensor,
     num_classes: int,
-    restrict: bool,
+    within_class: bool,
 ) -> AttentionResult:
-    """As ``attention``, with statistics, and with classes kept apart where ``restrict``. Labels [B, N]."""
-    result = launch(q, k, v, contrast, (query_labels, key_labels), num_classes, restrict=restrict).result
+    """As ``attention``, with statistics, and with classes kept apart where ``within_class``. Labels [B, N]."""
+    result = launch(q, k, v, contrast, (query_labels, key_labels), num_classes, within_class=within_class).result
     assert isinstance(result, AttentionResult)
     return result
 
@@ -68,7 +68,7 @@ def launch(
     labels: tuple[Tensor, Tensor] | None = None,
     num_classes: int = 0,
     *,
-    restrict: bool = False,
+    within_class: bool = False,
     skip: bool = True,
     tiles: Tiles | None = None,
 ) -> Launch:
@@ -81,7 +81,7 @@ def launch(
         contrast: β.
         labels: query labels [B, Nq] and key labels [B, Nk], for statistics.
         num_classes: C, with labels.
-        restrict: keep classes apart.
+        within_class: keep classes apart.
         skip: leave out tiles that contribute exactly 0; the result is the same bit for bit.
         tiles: tile sizes instead of those of ``kernels.configs``.
     """
@@ -113,7 +113,7 @@ def launch(
         of_key = empty_statistics(batch, heads, num_classes, width, q.device)
         statistics = (*vars(of_query).values(), *vars(of_key).values())
         result = AttentionResult(out, of_query, of_key)
-        if restrict:
+        if within_class:
             v, spoiled = _set_apart(v, key_labels, num_classes)
     first, second = split_width(width)
     with device_of(q):
@@ -151,7 +151,7 @@ def launch(
             CONTRAST=contrast != 1,
             SKIP=maxima is not None,
             STATISTICS=labels is not None,
-            RESTRICT=restrict,
+            RESTRICT=within_class,
             ALIGN=alignment(q, k, v),
             OUT_ALIGN=alignment(out),
             PRECISION="ieee",

@@ -38,7 +38,7 @@ class CausalAttention(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.num_heads = config.num_heads
         self.q_proj = Linear(config.width, config.width)
         self.k_proj = Linear(config.width, config.width)
         self.v_proj = Linear(config.width, config.width)
@@ -47,7 +47,7 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, W] to [B, N, W]."""
         q, k, v = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, N, D]
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, H, N, D]
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -106,8 +106,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise ValueError(f"text width {config.width} is not a multiple of {config.heads} heads")
+        if config.width % config.num_heads:
+            raise ValueError(f"text width {config.width} is not a multiple of {config.num_heads} heads")
         self.config = config
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoising UNet. ``widths`` go from the latent resolution down, one per level."""
+    """The denoising UNet. ``block_out_channels`` go from the latent resolution down, one per level."""
 
     in_channels: int = 4
     out_channels: int = 4
-    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     attention: tuple[bool, ...] = (True, True, True, False)
     layers_per_block: int = 2
-    heads: int = 8
-    context_width: int = 768
+    num_heads: int = 8
+    cross_attention_dim: int = 768
     groups: int = 32
     resnet_eps: float = 1e-5
     transformer_group_norm_eps: float = 1e-6
@@ -29,7 +29,7 @@ class UNetConfig:
     @property
     def levels(self) -> int:
         """Number of resolutions; level 0 is the latent resolution."""
-        return len(self.widths)
+        return len(self.block_out_channels)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class VAEConfig:
 
     in_channels: int = 3
     latent_channels: int = 4
-    widths: tuple[int, ...] = (128, 256, 512, 512)
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     groups: int = 32
     eps: float = 1e-6
@@ -47,7 +47,7 @@ class VAEConfig:
     @property
     def factor(self) -> int:
         """Image pixels per latent position along one side."""
-        return 2 ** (len(self.widths) - 1)
+        return 2 ** (len(self.block_out_channels) - 1)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TextConfig:
     width: int = 768
     mlp_width: int = 3072
     layers: int = 12
-    heads: int = 12
+    num_heads: int = 12
     positions: int = 77
     eps: float = 1e-5
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.onednn import convolve, pack, product, usable
+from kernels.onednn import convolve, is_supported, linear, prepack
 
 _POSITIONS = (32, 32)
 """The grid that packed weights are laid out for: SD-1.x at 512 px in the middle of its levels."""
@@ -17,7 +17,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
-        return product(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Conv2d(nn.Conv2d):
@@ -25,13 +25,13 @@ class Conv2d(nn.Conv2d):
 
     packed: Tensor | None = None
 
-    def pack(self) -> None:
+    def prepack(self) -> None:
         """Bring the weights into the CPU's own layout, once they are final. ``weight`` is None afterwards.
 
         Where the CPU does not take them, and for 1×1 convolutions, which are plain products, nothing changes.
         """
-        if self.kernel_size != (1, 1) and self.weight is not None and usable(self.weight):
-            self.packed = pack(self.weight.detach(), self.stride, self._padding, _POSITIONS)
+        if self.kernel_size != (1, 1) and self.weight is not None and is_supported(self.weight):
+            self.packed = prepack(self.weight.detach(), self.stride, self._padding, _POSITIONS)
             self.register_parameter("weight", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ class Conv2d(nn.Conv2d):
         if self.packed is not None:
             return convolve(x, self.packed, self.bias, self.stride, self._padding)
         flat = x.is_cpu and self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last)
-        if flat and usable(x, self.weight):
-            return product(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        if flat and is_supported(x, self.weight):
+            return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
         return super().forward(x)
 
     def between_rows(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Conv2d(nn.Conv2d):
 
 
 def pack_convolutions(network: nn.Module) -> None:
-    """`Conv2d.pack` for all of ``network``. Its features are channels last from the first packed convolution on."""
+    """`Conv2d.prepack` for all of ``network``. Its features are channels last from the first packed convolution on."""
     for layer in network.modules():
         if isinstance(layer, Conv2d):
-            layer.pack()
+            layer.prepack()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Give freed memory back to the system, before work that needs large blocks.
 
     The C library keeps what smaller blocks leave for others like them; where it has no way to let go, nothing happens.

@@ -45,14 +45,16 @@ class TimestepMLP(nn.Module):
 class ResnetBlock(nn.Module):
     """Two 3×3 convolutions with GroupNorm and SiLU, a time shift between them, and a shortcut.
 
-    ``time_width`` is None in the autoencoder, which knows no time.
+    ``time_embed_dim`` is None in the autoencoder, which knows no time.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_width: int | None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, eps: float, time_embed_dim: int | None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = None if time_width is None else Linear(time_width, out_channels)
+        self.time_emb_proj = None if time_embed_dim is None else Linear(time_embed_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)

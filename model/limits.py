@@ -32,14 +32,16 @@ def refuse_beyond(where: Path, name: str, value: int, largest: int) -> None:
 def refuse_mismatch(where: Path, config: ModelConfig) -> None:
     """Raise InputError if the three networks' widths and channels do not fit together."""
     unet, vae, text = config.unet, config.vae, config.text
-    if text.width != unet.context_width:
-        widths = f"the text encoder is {text.width} wide but the UNet's context {unet.context_width}"
-        raise InputError(f"{where}: {widths}: the parts belong to different models")
+    if text.width != unet.cross_attention_dim:
+        mismatch = f"the text encoder is {text.width} wide but the UNet's context {unet.cross_attention_dim}"
+        raise InputError(f"{where}: {mismatch}: the parts belong to different models")
     if unet.in_channels != vae.latent_channels or unet.out_channels != vae.latent_channels:
         channels = f"the UNet goes from {unet.in_channels} to {unet.out_channels} channels"
         latents = f"the VAE's latents have {vae.latent_channels}"
         raise InputError(f"{where}: {channels} but {latents}: the parts belong to different models")
     if vae.in_channels != IMAGE_CHANNELS:
         raise InputError(f"{where}: the VAE's images have {vae.in_channels} channels: only RGB, with 3, is supported")
-    if unet.widths[0] % 2:
-        raise InputError(f"{where}: the UNet's first width {unet.widths[0]} is odd: not Stable Diffusion 1.x")
+    if unet.block_out_channels[0] % 2:
+        raise InputError(
+            f"{where}: the UNet's first width {unet.block_out_channels[0]} is odd: not Stable Diffusion 1.x"
+        )

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kernels import Implementation, adain_features, cross_image_attention, geglu
-from kernels.onednn import product, usable
+from kernels.onednn import is_supported, linear
 from kernels.threads import threads_for
 from kernels.torch_attention import plain
 from model.cpu_layers import Conv2d, Linear
@@ -37,19 +37,19 @@ class KeyValue(NamedTuple):
 class Classes:
     """Classes 0..num_classes-1 of a layer's queries [N] and of the keys it borrows [N'], int64.
 
-    With ``restrict`` queries attend to keys of their own class alone; with ``match`` the output takes, class by class,
-    the statistics of the borrowed values (`kernels.adain_features`).
+    With ``within_class`` queries attend to keys of their own class alone; with ``class_adain`` the output takes, class
+    by class, the statistics of the borrowed values (`kernels.adain_features`).
     """
 
     query: Tensor
     key: Tensor
     num_classes: int
-    restrict: bool
-    match: bool
+    within_class: bool
+    class_adain: bool
 
 
 @dataclass(frozen=True)
-class Borrowed:
+class LayerKVSource:
     """Tokens that a self-attention layer makes its keys and values from, in place of its own (cross-image attention).
 
     ``tokens`` [B or 1, N', C] are what the same layer was given in another image's pass (`SpatialTransformer.enter`);
@@ -75,10 +75,10 @@ class Borrowed:
             query_labels=self.classes.query,
             key_labels=self.classes.key,
             num_classes=self.classes.num_classes,
-            restrict=self.classes.restrict,
+            within_class=self.classes.within_class,
             impl=self.impl,
         )
-        return adain_features(result, self.classes.query, impl=self.impl) if self.classes.match else result.out
+        return adain_features(result, self.classes.query, impl=self.impl) if self.classes.class_adain else result.out
 
 
 class Attention(nn.Module):
@@ -86,12 +86,12 @@ class Attention(nn.Module):
 
     fused: Tensor | None
 
-    def __init__(self, channels: int, context_width: int, heads: int) -> None:
+    def __init__(self, channels: int, cross_attention_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.to_q = Linear(channels, channels, bias=False)
-        self.to_k = Linear(context_width, channels, bias=False)
-        self.to_v = Linear(context_width, channels, bias=False)
+        self.to_k = Linear(cross_attention_dim, channels, bias=False)
+        self.to_v = Linear(cross_attention_dim, channels, bias=False)
         self.to_out = nn.ModuleList([Linear(channels, channels)])
         self.register_buffer("fused", None, persistent=False)
 
@@ -107,28 +107,28 @@ class Attention(nn.Module):
 
     def split(self, tokens: Tensor) -> Tensor:
         """[B, N, h·D] -> a view [B, h, N, D]."""
-        return rearrange(tokens, "b n (h d) -> b h n d", h=self.heads)
+        return rearrange(tokens, "b n (h d) -> b h n d", h=self.num_heads)
 
     def keys_values(self, context: Tensor) -> KeyValue:
         """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
         if self.fused is None:
             return KeyValue(self.split(self.to_k(context)), self.split(self.to_v(context)))
-        k, v = product(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
+        k, v = linear(context, self.fused[self.to_q.out_features :]).chunk(2, dim=-1)
         return KeyValue(self.split(k), self.split(v))
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         """Project ``x`` [B, N, C] to its own queries [B, h, N, D], keys and values."""
         if self.fused is None:
             return self.split(self.to_q(x)), self.keys_values(x)
-        q, k, v = (self.split(part) for part in product(x, self.fused).chunk(3, dim=-1))
+        q, k, v = (self.split(part) for part in linear(x, self.fused).chunk(3, dim=-1))
         return q, KeyValue(k, v)
 
-    def forward(self, x: Tensor, source: KeyValue | Borrowed | None) -> Tensor:
+    def forward(self, x: Tensor, source: KeyValue | LayerKVSource | None) -> Tensor:
         """Attend from ``x`` [B, N, C] to ``source``, whose batch may be 1; None means to ``x`` itself."""
         if source is None:
             q, (k, v) = self.queries_keys_values(x)
             out = plain(q, k, v)
-        elif isinstance(source, Borrowed):
+        elif isinstance(source, LayerKVSource):
             out = source.attend(self.split(self.to_q(x)), self.keys_values(source.tokens))
         else:
             k, v = (t.expand(x.shape[0], -1, -1, -1) for t in source)
@@ -144,9 +144,9 @@ class GEGLU(nn.Module):
         self.proj = Linear(channels, 2 * hidden)
 
     def forward(self, x: Tensor, impl: Implementation) -> Tensor:
-        if impl == "torch" and usable(x, self.proj.weight, self.proj.bias):
+        if impl == "torch" and is_supported(x, self.proj.weight, self.proj.bias):
             (value, gate), biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-            return product(x, value, biases[0]).mul_(product(x, gate, biases[1], "gelu"))
+            return linear(x, value, biases[0]).mul_(linear(x, gate, biases[1], "gelu"))
         return geglu(self.proj(x), impl=impl)
 
 
@@ -169,17 +169,17 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward; each behind a LayerNorm and a residual."""
 
-    def __init__(self, channels: int, *, heads: int, context_width: int, eps: float) -> None:
+    def __init__(self, channels: int, *, num_heads: int, cross_attention_dim: int, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=eps)
-        self.attn1 = Attention(channels, channels, heads)
+        self.attn1 = Attention(channels, channels, num_heads)
         self.norm2 = nn.LayerNorm(channels, eps=eps)
-        self.attn2 = Attention(channels, context_width, heads)
+        self.attn2 = Attention(channels, cross_attention_dim, num_heads)
         self.norm3 = nn.LayerNorm(channels, eps=eps)
         self.ff = FeedForward(channels)
 
     def forward(
-        self, x: Tensor, normed: Tensor, text: KeyValue, borrowed: Borrowed | None, impl: Implementation
+        self, x: Tensor, normed: Tensor, text: KeyValue, borrowed: LayerKVSource | None, impl: Implementation
     ) -> Tensor:
         """Tokens ``x`` [B, N, C], and ``normed`` after the first norm -> [B, N, C]."""
         x = x + self.attn1(normed, borrowed)
@@ -191,13 +191,13 @@ class SpatialTransformer(nn.Module):
     """A transformer block over the grid's positions (LDM, section 3.3), in two parts."""
 
     def __init__(
-        self, channels: int, *, heads: int, context_width: int, groups: int, group_norm_eps: float, eps: float
+        self, channels: int, *, num_heads: int, cross_attention_dim: int, groups: int, group_norm_eps: float, eps: float
     ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=group_norm_eps)
         self.proj_in = Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(channels, heads=heads, context_width=context_width, eps=eps)]
+            [TransformerBlock(channels, num_heads=num_heads, cross_attention_dim=cross_attention_dim, eps=eps)]
         )
         self.proj_out = Conv2d(channels, channels, 1)
 
@@ -222,7 +222,7 @@ class SpatialTransformer(nn.Module):
         x: Tensor,
         entered: tuple[Tensor, Tensor],
         text: KeyValue,
-        borrowed: Borrowed | None,
+        borrowed: LayerKVSource | None,
         impl: Implementation,
     ) -> Tensor:
         """The layer's output [B, C, H, W] for its input ``x`` and what `enter` made of it."""

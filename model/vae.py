@@ -16,7 +16,7 @@ from kernels import Implementation
 from kernels.torch_attention import plain
 from model.config import VAEConfig
 from model.cpu_layers import Conv2d, Linear
-from model.host_memory import give_back
+from model.host_memory import trim_heap
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
 from model.vae_rows import output_in_bands, resnet_in_bands, upsample_in_bands
 
@@ -59,7 +59,7 @@ class Stage(nn.Module):
                 x = resnet(x, None, impl)
                 continue
             if x.is_cpu:
-                give_back()
+                trim_heap()
             x = resnet_in_bands(resnet, x, _rows(x, band))
         return x
 
@@ -97,7 +97,7 @@ class Middle(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        width = config.widths[-1]
+        width = config.block_out_channels[-1]
         self.resnets = nn.ModuleList(_resnet(config, width, width) for _ in range(2))
         self.attentions = nn.ModuleList([GridAttention(width, groups=config.groups, eps=config.eps)])
 
@@ -111,15 +111,15 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        widths = config.widths
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
+        block_out_channels = config.block_out_channels
+        self.conv_in = Conv2d(config.in_channels, block_out_channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
-        for level, width in enumerate(widths):
-            ins = [widths[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
-            self.down_blocks.append(DownStage(config, ins, width, last=level == len(widths) - 1))
+        for level, width in enumerate(block_out_channels):
+            ins = [block_out_channels[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
+            self.down_blocks.append(DownStage(config, ins, width, last=level == len(block_out_channels) - 1))
         self.mid_block = Middle(config)
-        self.conv_norm_out = nn.GroupNorm(config.groups, widths[-1], eps=config.eps)
-        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_norm_out = nn.GroupNorm(config.groups, block_out_channels[-1], eps=config.eps)
+        self.conv_out = Conv2d(block_out_channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor, impl: Implementation, band: int | None) -> Tensor:
         h = self.conv_in(image)
@@ -133,15 +133,17 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        widths = config.widths
-        self.conv_in = Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        block_out_channels = config.block_out_channels
+        self.conv_in = Conv2d(config.latent_channels, block_out_channels[-1], 3, padding=1)
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
-        for level in reversed(range(len(widths))):
-            ins = [widths[min(level + 1, len(widths) - 1)]] + [widths[level]] * config.layers_per_block
-            self.up_blocks.append(UpStage(config, ins, widths[level], last=level == 0))
-        self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
-        self.conv_out = Conv2d(widths[0], config.in_channels, 3, padding=1)
+        for level in reversed(range(len(block_out_channels))):
+            ins = [block_out_channels[min(level + 1, len(block_out_channels) - 1)]] + [
+                block_out_channels[level]
+            ] * config.layers_per_block
+            self.up_blocks.append(UpStage(config, ins, block_out_channels[level], last=level == 0))
+        self.conv_norm_out = nn.GroupNorm(config.groups, block_out_channels[0], eps=config.eps)
+        self.conv_out = Conv2d(block_out_channels[0], config.in_channels, 3, padding=1)
 
     def forward(self, latents: Tensor, impl: Implementation, band: int | None) -> Tensor:
         h = self.mid_block(self.conv_in(latents), impl)
@@ -205,4 +207,4 @@ def _rows(x: Tensor, band: int) -> int:
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:
-    return ResnetBlock(in_channels, out_channels, groups=config.groups, eps=config.eps, time_width=None)
+    return ResnetBlock(in_channels, out_channels, groups=config.groups, eps=config.eps, time_embed_dim=None)

@@ -24,7 +24,7 @@ class Runner(Protocol):
         """What ``work`` gives, in memory of its own."""
 
 
-def run_now(kind: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def call_eagerly(kind: Hashable, work: Work, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """A `Runner` that records nothing."""
     return work(*inputs)
 

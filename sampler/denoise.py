@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kernels import Implementation, masked_adain
 from model.transformer import Classes
-from model.unet import Layer, Lent, Source
-from sampler.conditioned import Conditioned
+from model.unet import AttentionFeatures, KVSource, Layer
+from sampler.conditioned import TextConditionedUNet
 from sampler.ddim import denoise_step
-from sampler.feature_cache import Kept
-from sampler.inversion import Lending, one
+from sampler.feature_cache import CacheEntry
+from sampler.inversion import FeatureSchedule, one
 from sampler.schedule import Step
 from sampler.settings import Settings
 
@@ -34,7 +34,7 @@ class Origin:
 
     trajectory: Tensor
     labels: Mapping[int, Tensor]
-    kept: Mapping[int, Kept]
+    kept: Mapping[int, CacheEntry]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Structure:
     trajectory: Tensor
     noise: Tensor | None
     labels: Mapping[int, Tensor]
-    kept: Mapping[int, Kept]
+    kept: Mapping[int, CacheEntry]
 
 
 @dataclass(frozen=True)
-class Pair:
+class TransferPair:
     """What one image is made from."""
 
     origin: Origin
@@ -65,8 +65,12 @@ def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:
 
 
 def lend(
-    denoiser: Conditioned, branch: Origin | Structure, lending: Lending, schedule: Sequence[Step], batch: int
-) -> Iterator[tuple[int, Lent]]:
+    denoiser: TextConditionedUNet,
+    branch: Origin | Structure,
+    lending: FeatureSchedule,
+    schedule: Sequence[Step],
+    batch: int,
+) -> Iterator[tuple[int, AttentionFeatures]]:
     """What a branch lends at the steps and levels of ``lending``, in order: (i, tokens [1, N, C] by layer).
 
     Kept values are fetched; runs of neighbouring steps without one are computed, ``batch`` at once.
@@ -87,8 +91,8 @@ def lend(
 
 
 def transfer(
-    denoiser: Conditioned,
-    pairs: Sequence[Pair],
+    denoiser: TextConditionedUNet,
+    pairs: Sequence[TransferPair],
     num_classes: int,
     settings: Settings,
     schedule: Sequence[Step],
@@ -99,11 +103,11 @@ def transfer(
     """Yield z_out [B, 4, h', w'] of all ``pairs`` after each step that has to be computed; the last are the results.
 
     Origins are of one size, and so are targets. What an origin lends is computed once for all pairs that share it,
-    ``batch`` steps at a time. The first ``settings.untouched`` executed steps lead along the structures' own
+    ``batch`` steps at a time. The first ``settings.num_known_steps`` executed steps lead along the structures' own
     trajectories and are not repeated.
     """
-    first = settings.first_step
-    start = first + settings.untouched
+    first = settings.start_step
+    start = first + settings.num_known_steps
     structures = [pair.structure for pair in pairs]
     origins = list({id(pair.origin): pair.origin for pair in pairs}.values())
     place = {id(origin): number for number, origin in enumerate(origins)}
@@ -115,16 +119,16 @@ def transfer(
     z = torch.stack([structure.trajectory[start] for structure in structures])
     for i in range(start, len(schedule)):
         j, step = i - first, schedule[i]
-        lent: Lent = {}
+        lent: AttentionFeatures = {}
         if i in from_origin:
             lent = _gather([next(lender) for lender in lenders], i, rows)
         elif i in from_structure:
             lent = _gather([next(other) for other in others], i, range(len(pairs)))
-        alpha = settings.alpha(j)
+        alpha = settings.swap_guidance(j)
         if not lent:
             eps = denoiser(z, step.t)
         else:
-            source = Source(lent, settings.contrast, impl, _classes(pairs, num_classes, settings, lent, j))
+            source = KVSource(lent, settings.contrast, impl, _classes(pairs, num_classes, settings, lent, j))
             if alpha is None:
                 eps = denoiser.borrow(z, step.t, source)
             else:
@@ -135,7 +139,7 @@ def transfer(
         yield z
 
 
-def _gather(lent: Sequence[tuple[int, Lent]], i: int, rows: Sequence[int]) -> dict[Layer, Tensor]:
+def _gather(lent: Sequence[tuple[int, AttentionFeatures]], i: int, rows: Sequence[int]) -> dict[Layer, Tensor]:
     """Tokens [B, N, C] of the images in ``rows``, or [1, N, C] of the only one that lends."""
     if any(step != i for step, _ in lent):
         raise RuntimeError(f"step {i} was lent what belongs to another: the lending is out of order")
@@ -150,7 +154,9 @@ def _noise(structures: Sequence[Structure], i: int) -> Tensor | None:
     return torch.stack(maps) if maps else None
 
 
-def _classes(pairs: Sequence[Pair], num_classes: int, settings: Settings, lent: Lent, j: int) -> dict[int, Classes]:
+def _classes(
+    pairs: Sequence[TransferPair], num_classes: int, settings: Settings, lent: AttentionFeatures, j: int
+) -> dict[int, Classes]:
     """The classes that attention is to know, by level; none in the method itself."""
     structural = settings.borrows_from_structure(j)
     match = settings.adain_features and not structural
@@ -166,7 +172,7 @@ def _classes(pairs: Sequence[Pair], num_classes: int, settings: Settings, lent: 
 
 def _match_statistics(
     z: Tensor,
-    pairs: Sequence[Pair],
+    pairs: Sequence[TransferPair],
     origins: Sequence[Origin],
     rows: Sequence[int],
     i: int,
@@ -175,7 +181,7 @@ def _match_statistics(
     impl: Implementation,
 ) -> Tensor:
     """AdaIN of steps 6 and 7, to the statistics of x_{i+1} of the origins."""
-    classes = settings.adain_classes(i - settings.first_step, num_classes)
+    classes = settings.adain_classes(i - settings.start_step, num_classes)
     if not classes:
         return z
     lenders = [origins[0]] if len(origins) == 1 else [origins[row] for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kernels import Implementation
-from sampler.feature_cache import Budget
+from sampler.feature_cache import CacheBudget
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class Execution:
     elementwise: Implementation = "torch"
     batch: int = 1
     graphs: bool = False
-    budget: Budget = field(default_factory=Budget)
+    budget: CacheBudget = field(default_factory=CacheBudget)

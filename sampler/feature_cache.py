@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import UNetConfig
-from model.unet import Layer, Lent
+from model.unet import AttentionFeatures, Layer
 
 
 @dataclass(frozen=True)
-class Budget:
+class CacheBudget:
     """Bytes that kept tokens may take: on the network's ``device``, in ``host`` memory (pinned for a GPU), on ``disk``.
 
     The files go to a folder of their own in ``folder`` (None: where temporary files go). What fits nowhere, or finds
@@ -34,10 +34,10 @@ class Budget:
     folder: Path | None = None
 
 
-class Kept(Protocol):
+class CacheEntry(Protocol):
     """Something kept."""
 
-    def fetch(self, device: torch.device) -> Lent:
+    def fetch(self, device: torch.device) -> AttentionFeatures:
         """Bring it to ``device``. From pinned memory the copy runs beside the host."""
 
 
@@ -45,10 +45,10 @@ class Kept(Protocol):
 class InMemory:
     """Kept in the device's or the host's memory."""
 
-    lent: Lent
+    lent: AttentionFeatures
 
-    def fetch(self, device: torch.device) -> Lent:
-        """As `Kept.fetch`."""
+    def fetch(self, device: torch.device) -> AttentionFeatures:
+        """As `CacheEntry.fetch`."""
         return {layer: tokens.to(device, non_blocking=True) for layer, tokens in self.lent.items()}
 
 
@@ -58,23 +58,23 @@ class OnDisk:
 
     path: Path
 
-    def fetch(self, device: torch.device) -> Lent:
-        """As `Kept.fetch`."""
+    def fetch(self, device: torch.device) -> AttentionFeatures:
+        """As `CacheEntry.fetch`."""
         tensors = load_file(self.path, device=str(device))
         return {Layer(*map(int, name.split("."))): tokens for name, tokens in tensors.items()}
 
 
-class Keeper:
+class FeatureCache:
     """Hands out room until a budget is used up. A context manager: on leaving, its files are removed."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: CacheBudget) -> None:
         self._budget = budget
         self._used = {"device": 0, "host": 0, "disk": 0}
-        self._places: dict[int, tuple[Kept, str, int]] = {}
+        self._places: dict[int, tuple[CacheEntry, str, int]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = count()
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> FeatureCache:
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Keeper:
             number += 1
         return number
 
-    def keep(self, lent: Lent) -> Kept | None:
+    def keep(self, lent: AttentionFeatures) -> CacheEntry | None:
         """Keep ``lent`` in the first place that has room; None if none has."""
         size = sum(tokens.nbytes for tokens in lent.values())
         place = self._room(size, self._used)
@@ -116,7 +116,7 @@ class Keeper:
         self._places[id(kept)] = (kept, place, size)
         return kept
 
-    def release(self, kept: Mapping[int, Kept]) -> None:
+    def release(self, kept: Mapping[int, CacheEntry]) -> None:
         """Give back the room of everything in ``kept`` that this keeper keeps."""
         for item in kept.values():
             _, place, size = self._places.pop(id(item), (item, "", 0))
@@ -129,12 +129,12 @@ class Keeper:
         fitting = (place for place in used if used[place] + size <= getattr(self._budget, place))
         return next(fitting, None)
 
-    def _put(self, lent: Lent, place: str) -> Kept:
+    def _put(self, lent: AttentionFeatures, place: str) -> CacheEntry:
         if place == "device":
             return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
         return InMemory({layer: _to_host(tokens) for layer, tokens in lent.items()})
 
-    def _write(self, lent: Lent) -> Kept | None:
+    def _write(self, lent: AttentionFeatures) -> CacheEntry | None:
         """Keep ``lent`` in a file; None, and no file, where it cannot be written."""
         path = None
         try:
@@ -151,7 +151,7 @@ class Keeper:
 
 def lent_bytes(config: UNetConfig, positions: int, levels: Iterable[int], dtype: torch.dtype) -> int:
     """Bytes of what one image of ``positions`` latent positions lends in one step at ``levels``."""
-    tokens = sum(config.widths[level] * positions // 4**level for level in levels)
+    tokens = sum(config.block_out_channels[level] * positions // 4**level for level in levels)
     return (config.layers_per_block + 1) * tokens * dtype.itemsize
 
 

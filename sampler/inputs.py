@@ -14,7 +14,7 @@ from sampler.settings import Settings
 
 
 @dataclass(frozen=True)
-class Patch:
+class TransferInputs:
     """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
 
     ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1.
@@ -44,7 +44,7 @@ class Noise:
     fresh: Tensor | None
 
 
-def draw_noise(seed: int, patch: Patch, settings: Settings, channels: int, factor: int) -> Noise:
+def draw_noise(seed: int, patch: TransferInputs, settings: Settings, channels: int, factor: int) -> Noise:
     """Draw everything from one CPU generator in float32, in the order of method.md, "Randomness".
 
     So a seed means the same on every device. ``channels`` and ``factor`` are those of the latents.

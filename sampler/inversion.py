@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.unet import Lent
+from model.unet import AttentionFeatures
 from sampler.conditioned import Denoiser
-from sampler.ddim import add_noise, denoise_step, move
-from sampler.feature_cache import InMemory, Kept, own
+from sampler.ddim import add_noise, ddim_step, denoise_step
+from sampler.feature_cache import CacheEntry, InMemory, own
 from sampler.schedule import Step
 from sampler.settings import Settings
 
-Lending = Mapping[int, Sequence[int]]
+FeatureSchedule = Mapping[int, Sequence[int]]
 """Decoder levels at which an image is to lend its tokens, by step i."""
 
-Keep = Callable[[Lent], Kept | None]
+Keep = Callable[[AttentionFeatures], CacheEntry | None]
 """Finds a place for what an image lends, or has none for it."""
 
 
 @dataclass(frozen=True)
-class Branch:
+class Trajectory:
     """A trajectory [T + 1, 4, h, w] and, where wanted, the noise maps w_i [T, 4, h, w] along it.
 
     Maps before the first wanted step are zero and stand for "not computed". ``kept`` holds by step i what came by on
@@ -36,10 +36,10 @@ class Branch:
 
     trajectory: Tensor
     maps: Tensor | None
-    kept: Mapping[int, Kept]
+    kept: Mapping[int, CacheEntry]
 
 
-def keep_all(lent: Lent) -> Kept:
+def keep_all(lent: AttentionFeatures) -> CacheEntry:
     """Keep where it is."""
     return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
 
@@ -49,7 +49,7 @@ def ddpm_trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> T
 
     ``clean`` [4, h, w], ``noise`` [T, 4, h, w]. Needs no network.
     """
-    noisy = [add_noise(clean, n, step.abar) for n, step in zip(noise, schedule, strict=True)]
+    noisy = [add_noise(clean, n, step.alpha_bar) for n, step in zip(noise, schedule, strict=True)]
     return torch.stack([*noisy, clean])
 
 
@@ -58,13 +58,13 @@ def ddim_trajectory(denoiser: Denoiser, clean: Tensor, schedule: Sequence[Step])
     z = clean[None]
     for i in reversed(range(len(schedule))):
         step = schedule[i]
-        z = move(z, denoiser(z, step.t), step.abar_prev, step.abar)
+        z = ddim_step(z, denoiser(z, step.t), step.alpha_bar_prev, step.alpha_bar)
         yield i, z[0]
 
 
 def noise_maps(
-    denoiser: Denoiser, trajectory: Tensor, schedule: Sequence[Step], first: int, lending: Lending, batch: int
-) -> Iterator[tuple[int, Tensor, Lent]]:
+    denoiser: Denoiser, trajectory: Tensor, schedule: Sequence[Step], first: int, lending: FeatureSchedule, batch: int
+) -> Iterator[tuple[int, Tensor, AttentionFeatures]]:
     """The noise w_i that carries x_i to x_{i+1}: ``(x_{i+1} - mu(x_i, eps)) / sigma_i`` (2304.06140, eq. 5).
 
     Yields (i, w_i [4, h, w], what ``lending`` asks for) for i from ``first`` to the last step but one: the last takes
@@ -79,18 +79,23 @@ def noise_maps(
         predicted, lent = denoiser.record(x, times, levels) if levels else (denoiser(x, times), {})
         for row, (i, eps) in enumerate(zip(chunk, predicted, strict=True)):
             step = schedule[i]
-            mean = move(x[row], eps, step.abar, step.abar_prev, step.sigma)
+            mean = ddim_step(x[row], eps, step.alpha_bar, step.alpha_bar_prev, step.sigma)
             yield i, (trajectory[i + 1] - mean) / step.sigma, one(lent, row, lending.get(i, ()))
 
 
-def one(lent: Lent, row: int, levels: Sequence[int]) -> Lent:
+def one(lent: AttentionFeatures, row: int, levels: Sequence[int]) -> AttentionFeatures:
     """What one image of a batch lends at ``levels``."""
     return {layer: tokens[row : row + 1] for layer, tokens in lent.items() if layer.level in levels}
 
 
 def redenoise(
-    denoiser: Denoiser, trajectory: Tensor, maps: Tensor | None, schedule: Sequence[Step], first: int, lending: Lending
-) -> Iterator[tuple[int, Tensor, Lent]]:
+    denoiser: Denoiser,
+    trajectory: Tensor,
+    maps: Tensor | None,
+    schedule: Sequence[Step],
+    first: int,
+    lending: FeatureSchedule,
+) -> Iterator[tuple[int, Tensor, AttentionFeatures]]:
     """Denoise x_first again with the noise maps of its own inversion, one call a step.
 
     Yields (i, x_{i+1} [4, h, w], what ``lending`` asks for at x_i) for i from ``first`` on.
@@ -121,18 +126,18 @@ class Inverter:
     @property
     def _first_map(self) -> int:
         # Denoising again runs through every executed step; z_out starts later where its way is known.
-        return self.settings.first_step + (0 if self.settings.redenoise else self.settings.untouched)
+        return self.settings.start_step + (0 if self.settings.redenoise else self.settings.num_known_steps)
 
     def calls(self, *, maps: bool) -> int:
         """How many network steps `branch` takes."""
         inversion = len(self.schedule) if self.settings.inversion == "ddim" else 0
         if self.settings.inversion == "ddpm" and maps:
             inversion = len(self.schedule) - 1 - self._first_map
-        return inversion + (self.settings.executed if self.settings.redenoise else 0)
+        return inversion + (self.settings.num_denoising_steps if self.settings.redenoise else 0)
 
     def branch(
-        self, clean: Tensor, noise: Tensor, *, maps: bool, lending: Lending, keep: Keep
-    ) -> Iterator[Branch | None]:
+        self, clean: Tensor, noise: Tensor, *, maps: bool, lending: FeatureSchedule, keep: Keep
+    ) -> Iterator[Trajectory | None]:
         """Invert ``clean`` [4, h, w] with the drawn ``noise`` [T, 4, h, w]: yields None per call, at last the branch.
 
         Noise maps exist for ``ddpm`` only and are computed where ``maps`` asks for them. What ``lending`` asks for is
@@ -141,7 +146,7 @@ class Inverter:
         settings = self.settings
         trajectory = ddpm_trajectory(clean, noise, self.schedule)
         found = None
-        kept: dict[int, Kept | None] = {}
+        kept: dict[int, CacheEntry | None] = {}
         if settings.inversion == "ddim":
             for i, x in ddim_trajectory(self.inverting, clean, self.schedule):
                 trajectory[i] = x
@@ -157,10 +162,10 @@ class Inverter:
                 yield None
         if settings.redenoise:
             again = trajectory.clone()
-            first = settings.first_step
+            first = settings.start_step
             for i, x, lent in redenoise(self.text, trajectory, found, self.schedule, first, lending):
                 again[i + 1] = x
                 kept[i] = keep(lent) if lent else None
                 yield None
             trajectory = again
-        yield Branch(trajectory, found, {i: item for i, item in kept.items() if item is not None})
+        yield Trajectory(trajectory, found, {i: item for i, item in kept.items() if item is not None})

@@ -12,33 +12,33 @@ from torch import Tensor
 
 from model import StableDiffusion
 from model.free_u import FreeU
-from sampler.conditioned import Conditioned, Guided
-from sampler.cuda_graphs import cuda_graphs, run_now
+from sampler.conditioned import CFGDenoiser, TextConditionedUNet
+from sampler.cuda_graphs import call_eagerly, cuda_graphs
 from sampler.denoise import Origin, Structure, lend, mix_noise
 from sampler.execution import Execution
-from sampler.feature_cache import Keeper, Kept, lent_bytes
-from sampler.inputs import Noise, Patch
-from sampler.inversion import Branch, Inverter, Lending, keep_all
+from sampler.feature_cache import CacheEntry, FeatureCache, lent_bytes
+from sampler.inputs import Noise, TransferInputs
+from sampler.inversion import FeatureSchedule, Inverter, Trajectory, keep_all
 from sampler.masks import latent_labels
 from sampler.schedule import Step, steps
 from sampler.settings import Settings
 
 
 @dataclass(frozen=True)
-class Run:
+class Pipeline:
     """What every image of a run shares: the networks under the run's texts, the schedule, how it is computed."""
 
     model: StableDiffusion
     settings: Settings
     execution: Execution
     schedule: Sequence[Step]
-    text: Conditioned
-    inverting: Guided
+    text: TextConditionedUNet
+    inverting: CFGDenoiser
     device: torch.device
     dtype: torch.dtype
 
     @staticmethod
-    def of(model: StableDiffusion, settings: Settings, execution: Execution) -> Run:
+    def of(model: StableDiffusion, settings: Settings, execution: Execution) -> Pipeline:
         """Text states, their keys and values and the time shifts of all steps are computed here, once."""
         parameter = next(model.unet.parameters())
         schedule = steps(settings.steps)
@@ -48,8 +48,8 @@ class Run:
         text = condition(model, settings.prompt, schedule, execution, free_u)
         plain = settings.inversion_guidance == 1.0
         empty = text if plain else condition(model, "", schedule, execution, free_u)
-        inverting = Guided(text, empty, settings.inversion_guidance)
-        return Run(model, settings, execution, schedule, text, inverting, parameter.device, parameter.dtype)
+        inverting = CFGDenoiser(text, empty, settings.inversion_guidance)
+        return Pipeline(model, settings, execution, schedule, text, inverting, parameter.device, parameter.dtype)
 
     @property
     def exact(self) -> torch.dtype:
@@ -76,41 +76,41 @@ class Run:
         factor, whole = self.model.config.vae.factor, torch.from_numpy(labels)
         return {level: latent_labels(whole, num_classes, factor * 2**level).to(self.device) for level in (0, 1)}
 
-    def affordable(self, keeper: Keeper, clean: Tensor, lending: Lending) -> int:
+    def affordable(self, keeper: FeatureCache, clean: Tensor, lending: FeatureSchedule) -> int:
         """For how many steps of ``lending``, from the first on, ``keeper`` has room; ``clean`` are latents."""
         config, positions = self.model.config.unet, clean[0].numel()
         return keeper.places(lent_bytes(config, positions, levels, self.dtype) for levels in lending.values())
 
-    def origin_calls(self, keeper: Keeper, clean: Tensor, *, keep: bool) -> int:
+    def origin_calls(self, keeper: FeatureCache, clean: Tensor, *, keep: bool) -> int:
         """Network steps that `build_origin` takes."""
         lending = {} if self.settings.redenoise or not keep else self.settings.origin_lending()
         inversion = self.inverter.calls(maps=self.stochastic and self.settings.redenoise)
         return inversion + self.affordable(keeper, clean, lending)
 
     @property
-    def needs_maps(self) -> bool:
+    def needs_noise_maps(self) -> bool:
         """Whether the structure's own noise maps enter the result."""
         return self.stochastic and (self.settings.redenoise or self.settings.fresh_noise < 1.0)
 
     @property
     def structure_calls(self) -> int:
         """Network steps that `build_structure` takes."""
-        return self.inverter.calls(maps=self.needs_maps)
+        return self.inverter.calls(maps=self.needs_noise_maps)
 
 
 def condition(
     model: StableDiffusion, prompt: str, schedule: Sequence[Step], execution: Execution, free_u: FreeU | None = None
-) -> Conditioned:
+) -> TextConditionedUNet:
     """The model's UNet under the text condition of ``prompt``, at the timesteps of ``schedule``."""
     parameter = next(model.unet.parameters())
     states = model.text_encoder(model.tokenizer([prompt]).to(parameter.device)).to(parameter.dtype)
     times = [step.t for step in schedule]
-    run = cuda_graphs() if execution.graphs else run_now
-    return Conditioned.of(model.unet, states, times, free_u=free_u, impl=execution.elementwise, run=run)
+    run = cuda_graphs() if execution.graphs else call_eagerly
+    return TextConditionedUNet.of(model.unet, states, times, free_u=free_u, impl=execution.elementwise, run=run)
 
 
 def build_origin(
-    run: Run, clean: Tensor, patch: Patch, noise: Noise, keeper: Keeper, *, keep: bool
+    run: Pipeline, clean: Tensor, patch: TransferInputs, noise: Noise, keeper: FeatureCache, *, keep: bool
 ) -> Iterator[Origin | None]:
     """Invert ``patch``'s origin from its ``clean`` latents [4, h, w]; yields None per network step, at last the origin.
 
@@ -130,7 +130,7 @@ def build_origin(
     assert branch is not None
     origin = Origin(branch.trajectory, run.labels(patch.origin_labels, patch.num_classes), branch.kept)
     if keep and not settings.redenoise:
-        kept: dict[int, Kept] = {}
+        kept: dict[int, CacheEntry] = {}
         affordable = dict(list(lending.items())[: run.affordable(keeper, clean, lending)])
         for i, lent in lend(run.text, origin, affordable, run.schedule, run.execution.batch):
             place = keeper.keep(lent)
@@ -140,13 +140,13 @@ def build_origin(
     yield origin
 
 
-def build_structure(run: Run, clean: Tensor, patch: Patch, noise: Noise) -> Iterator[Structure | None]:
+def build_structure(run: Pipeline, clean: Tensor, patch: TransferInputs, noise: Noise) -> Iterator[Structure | None]:
     """Invert the painted mask from its ``clean`` latents [4, h', w']; yields as `build_origin` does."""
     settings = run.settings
     drawn = noise.target.to(run.device, run.exact)
-    branch: Branch | None = None
+    branch: Trajectory | None = None
     for item in run.inverter.branch(
-        clean, drawn, maps=run.needs_maps, lending=settings.structure_lending(), keep=keep_all
+        clean, drawn, maps=run.needs_noise_maps, lending=settings.structure_lending(), keep=keep_all
     ):
         branch = item
         if item is None:

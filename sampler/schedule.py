@@ -14,19 +14,19 @@ BETA_START, BETA_END = 0.00085, 0.012
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step from noise level ``abar`` (timestep ``t``) to ``abar_prev``.
+    """One denoising step from noise level ``alpha_bar`` (timestep ``t``) to ``alpha_bar_prev``.
 
     ``sigma`` is the standard deviation of the fresh noise of a DDPM step; deterministic (DDIM) steps have 0.
     """
 
     t: int
-    abar: float
-    abar_prev: float
+    alpha_bar: float
+    alpha_bar_prev: float
     sigma: float
 
     def deterministic(self) -> Step:
         """The same step without noise."""
-        return Step(self.t, self.abar, self.abar_prev, 0.0)
+        return Step(self.t, self.alpha_bar, self.alpha_bar_prev, 0.0)
 
 
 def cumulative_alphas() -> Tensor:
@@ -43,12 +43,12 @@ def steps(count: int) -> list[Step]:
     """
     if not 1 <= count < TRAINING_STEPS:
         raise ValueError(f"{count} steps: the number of steps must be from 1 to {TRAINING_STEPS - 1}")
-    abar = cumulative_alphas().tolist()
+    alpha_bar = cumulative_alphas().tolist()
     delta = TRAINING_STEPS // count
     result = []
     for i in range(count):
         t = (count - 1 - i) * delta + 1
-        here, before = abar[t], abar[t - delta] if t - delta >= 0 else abar[0]
+        here, before = alpha_bar[t], alpha_bar[t - delta] if t - delta >= 0 else alpha_bar[0]
         variance = (1.0 - before) / (1.0 - here) * (1.0 - here / before)
         result.append(Step(t, here, before, math.sqrt(variance)))
     return result

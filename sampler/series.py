@@ -15,12 +15,12 @@ from torch import Tensor
 from kernels import Implementation
 from model import StableDiffusion
 from model.errors import InputError
-from model.host_memory import give_back
-from sampler.denoise import Origin, Pair, Structure, transfer
+from model.host_memory import trim_heap
+from sampler.denoise import Origin, Structure, TransferPair, transfer
 from sampler.execution import Execution
-from sampler.feature_cache import Keeper
-from sampler.inputs import Patch, draw_noise, to_pixels, to_unit_range
-from sampler.prepare import Run, build_origin, build_structure
+from sampler.feature_cache import FeatureCache
+from sampler.inputs import TransferInputs, draw_noise, to_pixels, to_unit_range
+from sampler.prepare import Pipeline, build_origin, build_structure
 from sampler.settings import Settings
 
 Phase = Literal["encode", "invert", "denoise", "decode"]
@@ -49,10 +49,10 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Task:
+class GenerationTask:
     """One image of a series."""
 
-    patch: Patch
+    patch: TransferInputs
     seed: int
 
     def origin_key(self, settings: Settings) -> Hashable:
@@ -76,18 +76,18 @@ class Task:
 
 
 def generate(
-    model: StableDiffusion, patch: Patch, settings: Settings, *, seed: int, impl: Implementation
+    model: StableDiffusion, patch: TransferInputs, settings: Settings, *, seed: int, impl: Implementation
 ) -> Iterator[Progress | Result]:
     """Run the method on one pair; yields `Progress` after each unit of work and one `Result` at the end.
 
     Networks run in their own type on their own device, latents in float32 (float64 for float64 networks).
     """
-    return generate_series(model, [Task(patch, seed)], settings, Execution(impl=impl))
+    return generate_series(model, [GenerationTask(patch, seed)], settings, Execution(impl=impl))
 
 
 @torch.inference_mode()
 def generate_series(
-    model: StableDiffusion, tasks: Sequence[Task], settings: Settings, execution: Execution
+    model: StableDiffusion, tasks: Sequence[GenerationTask], settings: Settings, execution: Execution
 ) -> Iterator[Progress | Result]:
     """Run the method on all ``tasks``: one `Result` each, in the order in which they are done.
 
@@ -98,8 +98,8 @@ def generate_series(
     Raises:
         InputError: values are not finite from some step on.
     """
-    run = Run.of(model, settings, execution)
-    with Keeper(execution.budget) as keeper:
+    run = Pipeline.of(model, settings, execution)
+    with FeatureCache(execution.budget) as keeper:
         origins: dict[Hashable, Origin] = {}
         structures: dict[Hashable, Structure] = {}
         batches = plan_batches(tasks, settings, execution.batch)
@@ -108,7 +108,9 @@ def generate_series(
             later = [tasks[index] for other in batches[number + 1 :] for index in other]
             origins_later = Counter(task.origin_key(settings) for task in later)
             yield from _build(run, members, origins_later, origins, structures, keeper)
-            pairs = [Pair(origins[task.origin_key(settings)], structures[task.structure_key]) for task in members]
+            pairs = [
+                TransferPair(origins[task.origin_key(settings)], structures[task.structure_key]) for task in members
+            ]
             z = yield from _denoise(run, members, pairs)
             # Decoding takes the most memory, so what no later image needs is given up before.
             del pairs
@@ -118,11 +120,11 @@ def generate_series(
             for key in [key for key in structures if key not in wanted]:
                 del structures[key]
             if run.device.type == "cpu":
-                give_back()
+                trim_heap()
             yield from _decode(run, z, batch)
 
 
-def plan_batches(tasks: Sequence[Task], settings: Settings, size: int) -> list[list[int]]:
+def plan_batches(tasks: Sequence[GenerationTask], settings: Settings, size: int) -> list[list[int]]:
     """Indices of ``tasks`` in batches of up to ``size``: of the same shapes, those of one origin next to each other."""
     order: dict[Hashable, dict[Hashable, list[int]]] = {}
     for index, task in enumerate(tasks):
@@ -135,12 +137,12 @@ def plan_batches(tasks: Sequence[Task], settings: Settings, size: int) -> list[l
 
 
 def _build(
-    run: Run,
-    members: Sequence[Task],
+    run: Pipeline,
+    members: Sequence[GenerationTask],
     later: Counter[Hashable],
     origins: dict[Hashable, Origin],
     structures: dict[Hashable, Structure],
-    keeper: Keeper,
+    keeper: FeatureCache,
 ) -> Iterator[Progress]:
     """Fill in the origins and structures that ``members`` need and that are not there yet."""
     new_origins = {key: task for task in members if (key := task.origin_key(run.settings)) not in origins}
@@ -179,10 +181,12 @@ def _build(
             yield Progress("invert", done, total, len(members))
 
 
-def _denoise(run: Run, members: Sequence[Task], pairs: Sequence[Pair]) -> Generator[Progress, None, Tensor]:
+def _denoise(
+    run: Pipeline, members: Sequence[GenerationTask], pairs: Sequence[TransferPair]
+) -> Generator[Progress, None, Tensor]:
     """The last latents of all ``members``, [B, 4, h', w']."""
     settings, execution = run.settings, run.execution
-    total = settings.executed - settings.untouched
+    total = settings.num_denoising_steps - settings.num_known_steps
     yield Progress("denoise", 0, total, len(members))
     num_classes = members[0].patch.num_classes
     z = pairs[0].structure.trajectory[-1:]
@@ -215,7 +219,7 @@ def not_finite(where: str, dtype: torch.dtype) -> InputError:
     )
 
 
-def _decode(run: Run, z: Tensor, indices: Sequence[int]) -> Iterator[Progress | Result]:
+def _decode(run: Pipeline, z: Tensor, indices: Sequence[int]) -> Iterator[Progress | Result]:
     """Images of latents [B, 4, h', w'], one after the other."""
     for row, index in enumerate(indices):
         latents = z[row : row + 1]

@@ -84,26 +84,26 @@ class Settings:
     free_u: bool = False
 
     @property
-    def first_step(self) -> int:
+    def start_step(self) -> int:
         """S of method.md: the index of the first executed step."""
         if self.skip_steps is not None:
             return self.skip_steps
         return DDPM_SKIP_STEPS if self.inversion == "ddpm" else 0
 
     @property
-    def executed(self) -> int:
+    def num_denoising_steps(self) -> int:
         """J of method.md: the number of executed steps."""
-        return self.steps - self.first_step
+        return self.steps - self.start_step
 
     def check(self) -> None:
         """Raise InputError, in one line and naming the option, for a value that makes no sense."""
         guidances = f"from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}"
         problems = [
             (not 1 <= self.steps <= MOST_STEPS, f"--steps {self.steps}: must be from 1 to {MOST_STEPS}"),
-            (self.first_step < 0, f"--skip-steps {self.first_step}: must not be negative"),
+            (self.start_step < 0, f"--skip-steps {self.start_step}: must not be negative"),
             (
-                self.first_step >= self.steps,
-                f"--skip-steps {self.first_step} leaves none of {self.steps} steps: give fewer, or more --steps",
+                self.start_step >= self.steps,
+                f"--skip-steps {self.start_step} leaves none of {self.steps} steps: give fewer, or more --steps",
             ),
             (
                 self.inversion not in INVERSIONS,
@@ -152,12 +152,12 @@ class Settings:
         return self._lending(structure=False)
 
     def _lending(self, *, structure: bool) -> dict[int, tuple[int, ...]]:
-        steps = (j for j in range(self.executed) if self.borrows_from_structure(j) == structure)
-        lending = {self.first_step + j: self.swapped_levels(j) for j in steps}
+        steps = (j for j in range(self.num_denoising_steps) if self.borrows_from_structure(j) == structure)
+        lending = {self.start_step + j: self.swapped_levels(j) for j in steps}
         return {i: levels for i, levels in lending.items() if levels}
 
     @property
-    def untouched(self) -> int:
+    def num_known_steps(self) -> int:
         """Executed steps, from the first, that need no computing: z_out is still a trajectory that is known.
 
         So it is up to the first swap or AdaIN, if the structure's own noise alone drives it and the inversion used the
@@ -167,10 +167,10 @@ class Settings:
         followed = self.redenoise or (self.inversion == "ddpm" and self.inversion_guidance == 1.0)
         if not followed or self.fresh_noise > 0.0:
             return 0
-        touching = (j for j in range(self.executed) if self.swapped_levels(j) or self.adain_classes(j, 1))
-        return min(next(touching, self.executed), self.executed - 1)
+        touching = (j for j in range(self.num_denoising_steps) if self.swapped_levels(j) or self.adain_classes(j, 1))
+        return min(next(touching, self.num_denoising_steps), self.num_denoising_steps - 1)
 
-    def alpha(self, j: int) -> float | None:
+    def swap_guidance(self, j: int) -> float | None:
         """alpha_j of step 4, or None outside the guided steps.
 
         These go from the first start of the swap's ranges to the last stop, both included (10 to 90 by default).
@@ -179,9 +179,9 @@ class Settings:
         if not spans or not min(s.start for s in spans) <= j <= max(s.stop for s in spans):
             return None
         end = max(self.guidance / 2.0, 1.0)
-        if self.executed == 1:
+        if self.num_denoising_steps == 1:
             return self.guidance
-        return self.guidance + (end - self.guidance) * j / (self.executed - 1)
+        return self.guidance + (end - self.guidance) * j / (self.num_denoising_steps - 1)
 
     def adain_classes(self, j: int, num_classes: int) -> tuple[int, ...]:
         """The classes whose statistics step ``j`` matches (steps 6 and 7); ``global`` counts as the one class 0."""
@@ -225,7 +225,7 @@ def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str,
         return math.floor(count * steps / old.steps + 0.5)
 
     values: dict[str, Any] = {
-        "skip_steps": min(scaled(old.first_step), steps - 1),
+        "skip_steps": min(scaled(old.start_step), steps - 1),
         "structure_until": scaled(old.structure_until),
     }
     for name in SPANS:

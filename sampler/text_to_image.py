@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from model import StableDiffusion
-from sampler.conditioned import Guided
+from sampler.conditioned import CFGDenoiser
 from sampler.ddim import denoise_step
 from sampler.execution import Execution
 from sampler.inputs import to_pixels
@@ -39,7 +39,7 @@ def text_to_image(
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(parameter.device)
     schedule = [step.deterministic() for step in steps(count)]
     text, empty = (condition(model, words, schedule, execution) for words in (prompt, ""))
-    denoiser = Guided(text, empty, scale)
+    denoiser = CFGDenoiser(text, empty, scale)
     finite = [z.isfinite().all()]
     for done, step in enumerate(schedule, start=1):
         z = denoise_step(z, denoiser(z, step.t), step, None)

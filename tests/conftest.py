@@ -22,9 +22,9 @@ from model.vae import VAE
 from tests.model.checkpoints import their_modules, write_folder
 
 TINY = ModelConfig(
-    unet=UNetConfig(widths=(8, 16, 16, 16), heads=2, context_width=12, groups=4),
-    vae=VAEConfig(widths=(8, 8, 16, 16), groups=4),
-    text=TextConfig(width=12, mlp_width=24, layers=2, heads=2),
+    unet=UNetConfig(block_out_channels=(8, 16, 16, 16), num_heads=2, cross_attention_dim=12, groups=4),
+    vae=VAEConfig(block_out_channels=(8, 8, 16, 16), groups=4),
+    text=TextConfig(width=12, mlp_width=24, layers=2, num_heads=2),
 )
 
 

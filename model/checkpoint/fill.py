@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from model.checkpoint.safetensors import FLOAT_BYTES, Entry, Table, read_tensors
+from model.checkpoint.safetensors import FLOAT_BYTES, CheckpointIndex, Entry, read_tensors
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.errors import InputError
@@ -39,7 +39,7 @@ def build_empty(make: Callable[[], _Module]) -> _Module:
         return make()
 
 
-def match(table: Table, what: str, module: nn.Module, names: Mapping[str, str]) -> dict[str, Entry]:
+def match(table: CheckpointIndex, what: str, module: nn.Module, names: Mapping[str, str]) -> dict[str, Entry]:
     """Find the tensor of each of ``module``'s parameters.
 
     Args:
@@ -87,7 +87,7 @@ def match(table: Table, what: str, module: nn.Module, names: Mapping[str, str]) 
     return found
 
 
-def refuse_unknown(table: Table, known: Collection[str]) -> None:
+def refuse_unknown(table: CheckpointIndex, known: Collection[str]) -> None:
     """Raise InputError if ``table`` has a tensor whose name is not in ``known``."""
     unknown = [key for key in table.entries if key not in known]
     if unknown:

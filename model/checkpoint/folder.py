@@ -12,7 +12,7 @@ from model.checkpoint.fill import Parts, abridge, build_empty, match, refuse_unk
 from model.checkpoint.folder_config import check_scheduler, text_config, unet_config, vae_config
 from model.checkpoint.hub import cache_advice
 from model.checkpoint.keys import TEXT_IGNORED, text_folder, vae_folder
-from model.checkpoint.safetensors import PICKLE_SUFFIXES, Entry, Table, read_table
+from model.checkpoint.safetensors import PICKLE_SUFFIXES, CheckpointIndex, Entry, read_table
 from model.checkpoint.unsupported import LORA, ONLY_TEXT, ONLY_UNET, ONLY_VAE, PIPELINES, SDXL, TRANSFORMER, refusal
 from model.clip import TextEncoder
 from model.config import ModelConfig
@@ -125,7 +125,7 @@ def _match_part(
     return match(table, part.replace("_", " "), module, known)
 
 
-def _read_shards(index: Path) -> Table:
+def _read_shards(index: Path) -> CheckpointIndex:
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         raise InputError(f"{index}: has no weight_map of file names: download it again")
@@ -143,7 +143,7 @@ def _read_shards(index: Path) -> Table:
                 f"{table.where}: does not hold what {index.name} says ({abridge(odd)}): download both again"
             )
         entries |= table.entries
-    return Table(index, entries, {})
+    return CheckpointIndex(index, entries, {})
 
 
 def _no_weights(part: Path, inside: Sequence[str], *, ema: bool) -> InputError:

@@ -106,12 +106,12 @@ def unet_config(path: Path) -> UNetConfig:
     """Read ``unet/config.json``. Raises InputError for any architecture but that of Stable Diffusion 1.x."""
     raw = read_json(path)
     in_channels = _number(path, raw, "in_channels", 4, limits.CHANNELS)
-    context_width = _number(path, raw, "cross_attention_dim", 1280, limits.WIDTH)
-    refuse_other_unet(path, in_channels, context_width)
+    cross_attention_dim = _number(path, raw, "cross_attention_dim", 1280, limits.WIDTH)
+    refuse_other_unet(path, in_channels, cross_attention_dim)
     _check(path, raw, UNET_FIXED, UNET_READ | UNET_IGNORED)
-    widths = _widths(path, raw, (320, 640, 1280, 1280))
-    down = _types(path, raw, "down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), widths)
-    up = _types(path, raw, "up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, widths)
+    block_out_channels = _widths(path, raw, (320, 640, 1280, 1280))
+    down = _types(path, raw, "down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), block_out_channels)
+    up = _types(path, raw, "up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, block_out_channels)
     attention = tuple(_has_attention(path, name, "DownBlock2D") for name in down)
     if tuple(_has_attention(path, name, "UpBlock2D") for name in reversed(up)) != attention:
         raise InputError(f"{path}: up_block_types {list(up)} do not mirror down_block_types: not Stable Diffusion 1.x")
@@ -120,16 +120,16 @@ def unet_config(path: Path) -> UNetConfig:
     config = UNetConfig(
         in_channels=in_channels,
         out_channels=_number(path, raw, "out_channels", 4, limits.CHANNELS),
-        widths=widths,
+        block_out_channels=block_out_channels,
         attention=attention,
         layers_per_block=_number(path, raw, "layers_per_block", 2, limits.LAYERS_PER_BLOCK),
-        heads=_number(path, raw, named, 8, limits.WIDTH),
-        context_width=context_width,
+        num_heads=_number(path, raw, named, 8, limits.WIDTH),
+        cross_attention_dim=cross_attention_dim,
         groups=_number(path, raw, "norm_num_groups", 32, limits.WIDTH),
         resnet_eps=_real(path, raw, "norm_eps", 1e-5, (0.0, limits.LARGEST_EPS)),
     )
-    _refuse_indivisible(path, widths, config.groups, "norm_num_groups")
-    _refuse_indivisible(path, widths, config.heads, named)
+    _refuse_indivisible(path, block_out_channels, config.groups, "norm_num_groups")
+    _refuse_indivisible(path, block_out_channels, config.num_heads, named)
     return config
 
 
@@ -137,21 +137,21 @@ def vae_config(path: Path) -> VAEConfig:
     """Read ``vae/config.json``. Raises InputError for any architecture but that of Stable Diffusion 1.x."""
     raw = read_json(path)
     _check(path, raw, VAE_FIXED, VAE_READ | VAE_IGNORED)
-    widths = _widths(path, raw, (64,))
+    block_out_channels = _widths(path, raw, (64,))
     for key, name in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if set(_types(path, raw, key, (name,), widths)) != {name}:
+        if set(_types(path, raw, key, (name,), block_out_channels)) != {name}:
             raise InputError(f"{path}: {key} has others than {name}: not Stable Diffusion 1.x")
     config = VAEConfig(
         in_channels=_number(path, raw, "in_channels", 3, limits.CHANNELS),
         latent_channels=_number(path, raw, "latent_channels", 4, limits.CHANNELS),
-        widths=widths,
+        block_out_channels=block_out_channels,
         layers_per_block=_number(path, raw, "layers_per_block", 1, limits.LAYERS_PER_BLOCK),
         groups=_number(path, raw, "norm_num_groups", 32, limits.WIDTH),
         scaling=_real(path, raw, "scaling_factor", 0.18215, limits.SCALINGS),
     )
     if _number(path, raw, "out_channels", 3, limits.CHANNELS) != config.in_channels:
         raise InputError(f"{path}: in_channels and out_channels differ: not Stable Diffusion 1.x")
-    _refuse_indivisible(path, widths, config.groups, "norm_num_groups")
+    _refuse_indivisible(path, block_out_channels, config.groups, "norm_num_groups")
     return config
 
 
@@ -167,10 +167,10 @@ def text_config(path: Path) -> TextConfig:
         width=_number(path, raw, "hidden_size", 512, limits.WIDTH),
         mlp_width=_number(path, raw, "intermediate_size", 2048, limits.MLP_WIDTH),
         layers=_number(path, raw, "num_hidden_layers", 12, limits.TEXT_LAYERS),
-        heads=_number(path, raw, "num_attention_heads", 8, limits.WIDTH),
+        num_heads=_number(path, raw, "num_attention_heads", 8, limits.WIDTH),
         eps=_real(path, raw, "layer_norm_eps", 1e-5, (0.0, limits.LARGEST_EPS)),
     )
-    _refuse_indivisible(path, (config.width,), config.heads, "num_attention_heads")
+    _refuse_indivisible(path, (config.width,), config.num_heads, "num_attention_heads")
     return config
 
 
@@ -244,12 +244,14 @@ def _widths(path: Path, raw: Raw, default: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _types(path: Path, raw: Raw, key: str, default: tuple[str, ...], widths: tuple[int, ...]) -> tuple[str, ...]:
+def _types(
+    path: Path, raw: Raw, key: str, default: tuple[str, ...], block_out_channels: tuple[int, ...]
+) -> tuple[str, ...]:
     value = raw.get(key, default)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{path}: {key} {shown(value)} is not a list of names")
-    if len(value) != len(widths):
-        raise InputError(f"{path}: {key} has {len(value)} entries but block_out_channels {len(widths)}")
+    if len(value) != len(block_out_channels):
+        raise InputError(f"{path}: {key} has {len(value)} entries but block_out_channels {len(block_out_channels)}")
     return tuple(value)
 
 
@@ -259,7 +261,7 @@ def _has_attention(path: Path, name: str, plain: str) -> bool:
     return name != plain
 
 
-def _refuse_indivisible(path: Path, widths: tuple[int, ...], divisor: int, key: str) -> None:
-    for width in widths:
+def _refuse_indivisible(path: Path, block_out_channels: tuple[int, ...], divisor: int, key: str) -> None:
+    for width in block_out_channels:
         if width % divisor:
             raise InputError(f"{path}: {key} {divisor} does not divide the width {width}")

@@ -131,7 +131,7 @@ def unet_original(config: UNetConfig, parameters: Iterable[str]) -> dict[str, st
 def vae_original(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]:
     """``parameters`` of a `model.vae.VAE` by their original names, without prefix; one name for each."""
     modules = dict(VAE_OUTER)
-    levels = len(config.widths)
+    levels = len(config.block_out_channels)
     for side in ("encoder", "decoder"):
         for number in range(2):
             original = f"{side}.mid.block_{number + 1}"

@@ -37,7 +37,7 @@ class StableDiffusion:
     config: ModelConfig
     name: str
 
-    def pack(self) -> None:
+    def prepack(self) -> None:
         """On a CPU, bring UNet and autoencoder into its own layout, in place, for speed in inference alone.
 
         The ``weight`` of each convolution that is packed is None afterwards. Elsewhere nothing changes.

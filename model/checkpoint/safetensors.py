@@ -35,7 +35,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Table:
+class CheckpointIndex:
     """The tensors of one source, by their names. ``where`` is what error messages call the source."""
 
     where: Path
@@ -43,7 +43,7 @@ class Table:
     metadata: dict[str, str]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> CheckpointIndex:
     """List what a safetensors file holds, reading its header alone.
 
     Raises:
@@ -56,7 +56,7 @@ def read_table(path: Path) -> Table:
             for key in file.keys():  # noqa: SIM118 (the file is no dictionary)
                 tensor = file.get_slice(key)
                 entries[key] = Entry(path, key, tuple(tensor.get_shape()), tensor.get_dtype())
-            return Table(path, entries, dict(file.metadata() or {}))
+            return CheckpointIndex(path, entries, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 

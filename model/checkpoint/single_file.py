@@ -18,7 +18,7 @@ from model.checkpoint.keys import (
     unet_original,
     vae_single_file,
 )
-from model.checkpoint.safetensors import Table, read_table
+from model.checkpoint.safetensors import CheckpointIndex, read_table
 from model.checkpoint.unsupported import refuse_other_tensors, refuse_other_unet
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
@@ -69,9 +69,9 @@ def read_single_file(path: Path, *, ema: bool) -> Parts:
     )
 
 
-def _without_clutter(table: Table) -> Table:
+def _without_clutter(table: CheckpointIndex) -> CheckpointIndex:
     kept = {key: entry for key, entry in table.entries.items() if not key.startswith(SINGLE_FILE_CLUTTER)}
-    return Table(table.where, kept, table.metadata)
+    return CheckpointIndex(table.where, kept, table.metadata)
 
 
 class Shapes:
@@ -81,7 +81,7 @@ class Shapes:
     or misshaped is told tensor by tensor. What shapes do not show (heads, groups, eps) is as there.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: CheckpointIndex) -> None:
         self._where = table.where
         self._shapes = {key: entry.shape for key, entry in table.entries.items()}
 
@@ -96,12 +96,12 @@ class Shapes:
             for key, shape in self._shapes.items()
             if key.startswith(UNET_PREFIX) and key.endswith("attn2.to_k.weight") and len(shape) == 2
         }
-        context_width = max(contexts, default=SD15.unet.context_width)
-        refuse_other_unet(self._where, in_channels, context_width)
-        limits.refuse_beyond(self._where, "width of the UNet's context", context_width, limits.WIDTH)
-        if width == SD15.unet.widths[0]:
+        cross_attention_dim = max(contexts, default=SD15.unet.cross_attention_dim)
+        refuse_other_unet(self._where, in_channels, cross_attention_dim)
+        limits.refuse_beyond(self._where, "width of the UNet's context", cross_attention_dim, limits.WIDTH)
+        if width == SD15.unet.block_out_channels[0]:
             return SD15.unet
-        widths: list[int] = []
+        block_out_channels: list[int] = []
         attention: list[bool] = []
         layers, block, more = 0, 1, True
         while more:
@@ -111,39 +111,39 @@ class Shapes:
             if block == first:
                 raise InputError(f"{self._where}: input_blocks.{block} of the UNet is missing: the file is incomplete")
             layers = block - first
-            widths.append(self._shape(f"{UNET_PREFIX}input_blocks.{first}.0.out_layers.3.weight", 4)[0])
+            block_out_channels.append(self._shape(f"{UNET_PREFIX}input_blocks.{first}.0.out_layers.3.weight", 4)[0])
             attention.append(f"{UNET_PREFIX}input_blocks.{first}.1.proj_in.weight" in self._shapes)
             more = f"{UNET_PREFIX}input_blocks.{block}.0.op.weight" in self._shapes
             block += 1
         out_channels = self._shape(UNET_PREFIX + "out.2.weight", 4)[0]
-        self._check("UNet", widths, layers, (in_channels, out_channels), SD15.unet.groups)
+        self._check("UNet", block_out_channels, layers, (in_channels, out_channels), SD15.unet.groups)
         return UNetConfig(
             in_channels=in_channels,
             out_channels=out_channels,
-            widths=tuple(widths),
+            block_out_channels=tuple(block_out_channels),
             attention=tuple(attention),
             layers_per_block=layers,
-            context_width=context_width,
+            cross_attention_dim=cross_attention_dim,
         )
 
     def _vae(self) -> VAEConfig:
         width, in_channels = self._shape(VAE_PREFIX + "encoder.conv_in.weight", 4)[:2]
-        if width == SD15.vae.widths[0]:
+        if width == SD15.vae.block_out_channels[0]:
             return SD15.vae
-        widths: list[int] = []
-        while (key := f"{VAE_PREFIX}encoder.down.{len(widths)}.block.0.conv2.weight") in self._shapes:
-            widths.append(self._shape(key, 4)[0])
+        block_out_channels: list[int] = []
+        while (key := f"{VAE_PREFIX}encoder.down.{len(block_out_channels)}.block.0.conv2.weight") in self._shapes:
+            block_out_channels.append(self._shape(key, 4)[0])
         layers = 0
         while f"{VAE_PREFIX}encoder.down.0.block.{layers}.conv2.weight" in self._shapes:
             layers += 1
         if layers == 0:
             raise InputError(f"{self._where}: encoder.down.0 of the VAE is missing: the file is incomplete")
         latent_channels = self._shape(VAE_PREFIX + "post_quant_conv.weight", 4)[0]
-        self._check("VAE", widths, layers, (in_channels, latent_channels), SD15.vae.groups)
+        self._check("VAE", block_out_channels, layers, (in_channels, latent_channels), SD15.vae.groups)
         return VAEConfig(
             in_channels=in_channels,
             latent_channels=latent_channels,
-            widths=tuple(widths),
+            block_out_channels=tuple(block_out_channels),
             layers_per_block=layers,
         )
 
@@ -165,7 +165,7 @@ class Shapes:
         limits.refuse_beyond(self._where, "width of the text encoder", width, limits.WIDTH)
         limits.refuse_beyond(self._where, "width of the text encoder's MLP", mlp_width, limits.MLP_WIDTH)
         limits.refuse_beyond(self._where, "number of the text encoder's layers", layers, limits.TEXT_LAYERS)
-        return TextConfig(width=width, mlp_width=mlp_width, layers=layers, heads=width // HEAD_WIDTH)
+        return TextConfig(width=width, mlp_width=mlp_width, layers=layers, num_heads=width // HEAD_WIDTH)
 
     def _shape(self, key: str, dimensions: int) -> tuple[int, ...]:
         shape = self._shapes.get(key)
@@ -175,12 +175,14 @@ class Shapes:
             raise InputError(f"{self._where}: {key} has shape {shown(list(shape))}, not {dimensions} dimensions")
         return shape
 
-    def _check(self, what: str, widths: list[int], layers: int, channels: tuple[int, int], groups: int) -> None:
-        limits.refuse_beyond(self._where, f"number of the {what}'s levels", len(widths), limits.LEVELS)
+    def _check(
+        self, what: str, block_out_channels: list[int], layers: int, channels: tuple[int, int], groups: int
+    ) -> None:
+        limits.refuse_beyond(self._where, f"number of the {what}'s levels", len(block_out_channels), limits.LEVELS)
         limits.refuse_beyond(self._where, f"number of the {what}'s layers a level", layers, limits.LAYERS_PER_BLOCK)
         for count in channels:
             limits.refuse_beyond(self._where, f"number of the {what}'s channels", count, limits.CHANNELS)
-        for width in widths:
+        for width in block_out_channels:
             limits.refuse_beyond(self._where, f"width of the {what}", width, limits.WIDTH)
             if width % groups:
                 raise InputError(f"{self._where}: a width of {width} is not a multiple of {groups} groups")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.checkpoint.safetensors import Table
+from model.checkpoint.safetensors import CheckpointIndex
 from model.errors import InputError
 
 _SCOPE = "Stainloom runs Stable Diffusion 1.x only, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -68,7 +68,7 @@ def refusal(where: Path | str, what: str) -> InputError:
     return InputError(f"{where}: this is {what}; {_SCOPE}")
 
 
-def refuse_other_tensors(table: Table) -> None:
+def refuse_other_tensors(table: CheckpointIndex) -> None:
     """Raise InputError if the names in a single file are those of another kind of model."""
     for mark, what in MARKS:
         if any(mark in key for key in table.entries):
@@ -81,11 +81,11 @@ def refuse_other_tensors(table: Table) -> None:
                 raise refusal(table.where, what)
 
 
-def refuse_other_unet(where: Path, in_channels: int, context_width: int) -> None:
+def refuse_other_unet(where: Path, in_channels: int, cross_attention_dim: int) -> None:
     """Raise InputError if a UNet's input channels or context width are those of another kind of model."""
-    if context_width == SD2_CONTEXT:
+    if cross_attention_dim == SD2_CONTEXT:
         raise refusal(where, SD2)
-    if context_width == SDXL_CONTEXT:
+    if cross_attention_dim == SDXL_CONTEXT:
         raise refusal(where, SDXL)
     if in_channels == INPAINTING_CHANNELS:
         raise refusal(where, INPAINTING)

@@ -12,7 +12,7 @@ import torch
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.diffusers_modules import from_ours
 from benchmarks.schedules import shortened
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 from sampler.series import generate
 from sampler.settings import PRESETS, Settings
 from tests.conftest import build_tiny
@@ -36,7 +36,9 @@ def ours():
     return build_tiny(torch.float64)
 
 
-def random_patch(classes: int, *, origin: tuple[int, int] = (64, 64), target: tuple[int, int] = (64, 64)) -> Patch:
+def random_patch(
+    classes: int, *, origin: tuple[int, int] = (64, 64), target: tuple[int, int] = (64, 64)
+) -> TransferInputs:
     """Labels in squares of 12 px, so that some latent positions are mixed."""
     rng = np.random.default_rng(5)
 
@@ -44,10 +46,10 @@ def random_patch(classes: int, *, origin: tuple[int, int] = (64, 64), target: tu
         coarse = rng.integers(0, classes, (-(-height // 12), -(-width // 12)))
         return np.kron(coarse, np.ones((12, 12), dtype=np.int64))[:height, :width]
 
-    return Patch(rng.integers(0, 256, (*origin, 3), dtype=np.uint8), blobs(*origin), blobs(*target), classes)
+    return TransferInputs(rng.integers(0, 256, (*origin, 3), dtype=np.uint8), blobs(*origin), blobs(*target), classes)
 
 
-def assert_same_image(ours, baseline: Baseline, patch: Patch, settings: Settings) -> None:
+def assert_same_image(ours, baseline: Baseline, patch: TransferInputs, settings: Settings) -> None:
     latents, image = baseline.run(patch, settings, seed=11)
     *_, result = generate(ours, patch, settings, seed=11, impl="reference")
     error = (result.latents.double() - latents.double()).norm() / latents.double().norm()
@@ -73,7 +75,7 @@ def test_it_runs_each_image_as_often_as_documented(optimised, ours):
     settings = shortened(10)
     baseline.run(random_patch(2), settings, seed=0)
     # The structure's noise maps but the last, then two passes over three images in each executed step.
-    assert batches == [1] * (settings.steps - 1) + [3] * (2 * settings.executed)
+    assert batches == [1] * (settings.steps - 1) + [3] * (2 * settings.num_denoising_steps)
     assert sum(batches) == forwards(settings)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from imaging.output import replacing
 from model.errors import InputError
 from model.unet import Layer
-from sampler.feature_cache import Budget, Keeper
+from sampler.feature_cache import CacheBudget, FeatureCache
 from tests.commands.test_cli import ROOT, files_in, job  # noqa: F401
 
 
@@ -105,7 +105,7 @@ def test_several_files_take_their_names_together_or_not_at_all(tmp_path):
 
 def test_what_finds_the_disk_full_is_computed_again(tmp_path):
     lent = {Layer(0, 0): torch.zeros(1, 4, 64 * 1024)}
-    with Keeper(Budget(disk=10**9, folder=tmp_path)) as keeper:
+    with FeatureCache(CacheBudget(disk=10**9, folder=tmp_path)) as keeper:
         assert keeper.keep(lent) is not None
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -122,5 +122,5 @@ def test_what_finds_the_disk_full_is_computed_again(tmp_path):
 
 
 def test_room_in_a_folder_that_is_not_there_is_no_room(tmp_path):
-    with Keeper(Budget(disk=10**9, folder=tmp_path / "gone")) as keeper:
+    with FeatureCache(CacheBudget(disk=10**9, folder=tmp_path / "gone")) as keeper:
         assert keeper.keep({Layer(0, 0): torch.zeros(1)}) is None

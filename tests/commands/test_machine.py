@@ -10,7 +10,7 @@ from commands.machine import choose_batch, choose_budget, choose_dtype, read_bat
 from model import transformer
 from model.config import SD15, ModelConfig, UNetConfig
 from model.errors import InputError
-from model.unet import Source, UNet
+from model.unet import KVSource, UNet
 from sampler.feature_cache import lent_bytes
 from tests.allocations import peak_extra_bytes
 
@@ -20,14 +20,14 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_the_unets_memory_is_estimated_within_a_factor_of_two(monkeypatch):
     # As on a GPU: float64 keeps oneDNN out, and no feed-forward layer takes its tokens in blocks.
     monkeypatch.setattr(transformer, "CPU_ROWS", 10**9)
-    config = ModelConfig(unet=UNetConfig(widths=(64, 128, 256, 256), context_width=32))
+    config = ModelConfig(unet=UNetConfig(block_out_channels=(64, 128, 256, 256), cross_attention_dim=32))
     unet, context = UNet(config.unet).double().requires_grad_(False), torch.randn(1, 77, 32).double()
     condition = unet.condition(context, 500)
 
     def both_passes(batch: int) -> float:
         z = torch.randn(batch, 4, 32, 32).double()
         with torch.inference_mode():
-            source = Source(unet.lend(z, condition, (0, 1)), 1.67, "torch")
+            source = KVSource(unet.lend(z, condition, (0, 1)), 1.67, "torch")
 
             def work() -> object:
                 shared = unet.advance(unet.encode(z, condition), condition, until=source.first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from demo.data import CAPTIONS, caption_number, jitter_stain, random_crop, turn
+from demo.data import CAPTIONS, caption_number, dihedral, jitter_stain, random_crop
 from demo.fields import cell_mosaic, gaussian_field
 from demo.tissue import EPITHELIUM, STROMA, draw_slide, draw_tissue, draw_two_tone, random_slide
 
@@ -96,7 +96,7 @@ def test_random_crop_stays_inside_the_image() -> None:
 
 def test_eight_turns_are_eight_different_images() -> None:
     image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
-    assert len({turn(image, number).tobytes() for number in range(8)}) == 8
+    assert len({dihedral(image, number).tobytes() for number in range(8)}) == 8
 
 
 def test_a_tenth_of_the_captions_is_empty() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from demo.data import CAPTIONS, Dataset
 from demo.export import export
 from demo.latents import Latents, encode_turns, fold_normalisation, moments
-from demo.losses import decibels, opponents, reconstruction_loss
+from demo.losses import opponent_colours, psnr, reconstruction_loss
 from demo.tissue import draw_tissue
 from demo.train_unet import Batch, Networks, denoising_loss, draw_batch
 from demo.train_vae import crops
@@ -23,9 +23,11 @@ from model.tokenizer import Tokenizer
 from model.vae import VAE
 
 CPU = Worker(rank=0, count=1, device=torch.device("cpu"))
-TINY_VAE = VAEConfig(widths=(8, 8, 16, 16), layers_per_block=1, groups=4)
-TINY_UNET = UNetConfig(widths=(16, 16, 16, 16), layers_per_block=1, heads=2, context_width=16, groups=8)
-TINY_TEXT = TextConfig(width=16, mlp_width=32, layers=1, heads=2)
+TINY_VAE = VAEConfig(block_out_channels=(8, 8, 16, 16), layers_per_block=1, groups=4)
+TINY_UNET = UNetConfig(
+    block_out_channels=(16, 16, 16, 16), layers_per_block=1, num_heads=2, cross_attention_dim=16, groups=8
+)
+TINY_TEXT = TextConfig(width=16, mlp_width=32, layers=1, num_heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +143,11 @@ def test_token_vectors_are_not_trained() -> None:
 
 def test_grey_has_no_opponent_colour_and_hue_drift_costs() -> None:
     grey = torch.full((1, 3, 16, 16), 0.2)
-    assert float(opponents(grey).abs().max()) == 0.0
+    assert float(opponent_colours(grey).abs().max()) == 0.0
     brown = torch.tensor([0.2, -0.3, -0.7])[None, :, None, None].expand(1, 3, 16, 16)
     olive = brown.roll(1, dims=1)
     assert float(reconstruction_loss(olive, brown)) > float(reconstruction_loss(brown * 0.99, brown))
-    assert decibels(brown, brown) == pytest.approx(100.0)
+    assert psnr(brown, brown) == pytest.approx(100.0)
 
 
 def test_learning_rate_warms_up_and_ends_near_zero() -> None:

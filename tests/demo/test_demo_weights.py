@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from commands.recommended import read_recommended
-from demo.losses import decibels
+from demo.losses import psnr
 from demo.tissue import draw_tissue
 from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
@@ -63,7 +63,7 @@ def test_latents_of_drawn_tissue_have_unit_scale_and_decode_to_it(model: StableD
     latents = model.vae.encode(target)
     # Six small images are a small sample of what the normalisation was measured on.
     assert 0.6 < float(latents.std()) < 1.5
-    assert decibels(model.vae.decode(latents), target) > 22.0
+    assert psnr(model.vae.decode(latents), target) > 22.0
 
 
 @torch.inference_mode()
@@ -73,8 +73,8 @@ def test_noise_is_predicted_better_than_by_chance_at_every_level(model: StableDi
     context = model.text_encoder(model.tokenizer(["an immunohistochemistry image of epithelium and stroma"]))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     for t, bound in ((900, 0.1), (500, 0.5), (100, 1.0)):
-        abar = float(cumulative_alphas()[t])
-        noisy = abar**0.5 * clean + (1 - abar) ** 0.5 * noise
+        alpha_bar = float(cumulative_alphas()[t])
+        noisy = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * noise
         error = (model.unet(noisy, t, context) - noise).square().mean()
         assert float(error) < bound, f"t = {t}"
 

@@ -70,7 +70,7 @@ def test_restricted_attention_with_any_labels_is_as_accurate_as_plain_pytorch(se
             query_labels=of_query,
             key_labels=of_key,
             num_classes=classes,
-            restrict=True,
+            within_class=True,
             impl=impl,
         )
         for c in of_query.unique():
@@ -144,7 +144,7 @@ CALLS: dict[str, tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
         {
             "contrast": (*HOSTILE, 0, 0.0, 1e300, 1e-300, 1e7),
             "num_classes": tuple(value for value in HOSTILE if value is not None),
-            "restrict": tuple(value for value in HOSTILE if value is not True),
+            "within_class": tuple(value for value in HOSTILE if value is not True),
             "impl": (*HOSTILE, "cuda"),
             "q": BAD_TENSORS,
             "v": BAD_TENSORS,

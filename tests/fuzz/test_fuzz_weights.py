@@ -23,9 +23,9 @@ from tests.model.originals import single_file_tensors
 
 # The fewest levels and widths that a single file can tell: 32 groups, 8 heads, text heads of 64.
 TINY = ModelConfig(
-    unet=UNetConfig(widths=(32,), attention=(True,), layers_per_block=1, context_width=64),
-    vae=VAEConfig(widths=(32,), layers_per_block=1),
-    text=TextConfig(width=64, mlp_width=64, layers=1, heads=1),
+    unet=UNetConfig(block_out_channels=(32,), attention=(True,), layers_per_block=1, cross_attention_dim=64),
+    vae=VAEConfig(block_out_channels=(32,), layers_per_block=1),
+    text=TextConfig(width=64, mlp_width=64, layers=1, num_heads=1),
 )
 CONFIGS = {
     "model_index.json": {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]},

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imaging.images import write_png
-from imaging.provenance import KEY, Record, changed_inputs, command_line, file_sha256, read_record
+from imaging.provenance import KEY, Provenance, changed_inputs, command_line, file_sha256, read_provenance
 from model.errors import InputError
 
 PIXELS = np.zeros((20, 20, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def save_text(path: Path, text: str) -> Path:
 
 
 def test_record_survives_the_png(tmp_path: Path) -> None:
-    record = Record(
+    record = Provenance(
         version="0.1.0",
         command="generate",
         arguments={
@@ -53,22 +53,22 @@ def test_record_survives_the_png(tmp_path: Path) -> None:
         details={"weights": "demo", "torch": "2.13", "classes": ["a", "b"], "fresh": 0.1, "flag": True},
     )
     write_png(tmp_path / "a.png", PIXELS, record.text())
-    assert read_record(tmp_path / "a.png") == record
+    assert read_provenance(tmp_path / "a.png") == record
 
 
 def test_file_name_that_is_not_unicode_survives(tmp_path: Path) -> None:
     name = os.fsdecode(b"slide-\xff.png")
-    write_png(tmp_path / "a.png", PIXELS, Record("1", "generate", {"origin": name}).text())
-    record = read_record(tmp_path / "a.png")
+    write_png(tmp_path / "a.png", PIXELS, Provenance("1", "generate", {"origin": name}).text())
+    record = read_provenance(tmp_path / "a.png")
     assert record.arguments["origin"] == name
     assert r"\xff" in command_line(record)
 
 
 def test_values_that_json_cannot_hold_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        Record("1", "generate", {"contrast": float("nan")}).text()
+        Provenance("1", "generate", {"contrast": float("nan")}).text()
     with pytest.raises(TypeError):
-        Record("1", "generate", {"origin": Path("a.png")}).text()  # type: ignore[dict-item]
+        Provenance("1", "generate", {"origin": Path("a.png")}).text()  # type: ignore[dict-item]
 
 
 def test_command_line_gives_the_options() -> None:
@@ -83,7 +83,7 @@ def test_command_line_gives_the_options() -> None:
         "loud": True,
         "empty": [],
     }
-    assert command_line(Record("1", "generate", arguments)) == (
+    assert command_line(Provenance("1", "generate", arguments)) == (
         "python cli.py generate --origin 'my slide.png' --target-mask a.png 'b c.png' --seed 7 --fresh-noise 0.1 "
         "--cross-attn-64 10:90 --loud"
     )
@@ -93,7 +93,7 @@ def test_command_line_gives_the_options() -> None:
 def test_argparse_reads_the_value_back_after_bash(value: str | float) -> None:
     bash = shutil.which("bash")
     assert bash is not None
-    line = command_line(Record("1", "generate", {"before": 1, "value": value, "after": 2}), "printf '%s\\0'")
+    line = command_line(Provenance("1", "generate", {"before": 1, "value": value, "after": 2}), "printf '%s\\0'")
     assert line.isprintable()
     words = subprocess.run([bash, "-c", line], capture_output=True, check=True).stdout.decode().split("\0")[1:-1]
     parser = argparse.ArgumentParser()
@@ -107,7 +107,7 @@ def test_argparse_reads_the_value_back_after_bash(value: str | float) -> None:
 
 def test_printable_values_need_no_bash() -> None:
     values = [value for value in NASTY if value.isprintable()]
-    words = shlex.split(command_line(Record("1", "generate", {"prompt": values})))
+    words = shlex.split(command_line(Provenance("1", "generate", {"prompt": values})))
     assert words[4:] == values
 
 
@@ -125,7 +125,7 @@ def test_picture_without_a_record_is_an_input_error(tmp_path: Path) -> None:
         ("none.png", "no such file"),
     ]:
         with pytest.raises(InputError, match=rf"{name}: .*{words}"):
-            read_record(tmp_path / name)
+            read_provenance(tmp_path / name)
 
 
 GOOD = {"program": "stainloom", "version": "1", "command": "generate", "arguments": {}, "inputs": {}, "details": {}}
@@ -150,11 +150,11 @@ GOOD = {"program": "stainloom", "version": "1", "command": "generate", "argument
 def test_forged_record_is_an_input_error(tmp_path: Path, content: str) -> None:
     path = save_text(tmp_path / "a.png", content)
     with pytest.raises(InputError, match=r"a\.png: its record cannot be read"):
-        read_record(path)
+        read_provenance(path)
 
 
 def test_whole_record_is_read_from_the_same_json(tmp_path: Path) -> None:
-    assert read_record(save_text(tmp_path / "a.png", json.dumps(GOOD))) == Record("1", "generate", {})
+    assert read_provenance(save_text(tmp_path / "a.png", json.dumps(GOOD))) == Provenance("1", "generate", {})
 
 
 def test_changed_and_missing_inputs_are_named(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_changed_and_missing_inputs_are_named(tmp_path: Path) -> None:
     assert inputs[str(paths[0])] == hashlib.sha256(b"same").hexdigest()
     paths[1].write_bytes(b"other")
     paths[2].unlink()
-    assert changed_inputs(Record("1", "generate", {}, inputs)) == [str(path) for path in paths[1:]]
+    assert changed_inputs(Provenance("1", "generate", {}, inputs)) == [str(path) for path in paths[1:]]
 
 
 def test_hash_of_a_missing_file_is_an_input_error(tmp_path: Path) -> None:

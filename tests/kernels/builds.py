@@ -121,7 +121,7 @@ def build(
     contrast: bool = True,
     skip: bool = True,
     statistics: bool = True,
-    restrict: bool = False,
+    within_class: bool = False,
     sass: bool = False,
 ) -> Build:
     """The attention kernel at one head width."""
@@ -138,7 +138,7 @@ def build(
         "CONTRAST": contrast,
         "SKIP": skip and contrast,
         "STATISTICS": statistics,
-        "RESTRICT": restrict,
+        "RESTRICT": within_class,
         "ALIGN": align,
         "OUT_ALIGN": align,
         "PRECISION": "ieee",
@@ -149,7 +149,7 @@ def build(
     }
     if not constants["SKIP"]:
         constants |= dict.fromkeys(("maxima", "tile_lists", "visited"))
-    if not restrict:
+    if not within_class:
         constants["spoiled"] = None
     if not statistics:
         constants |= dict.fromkeys(("query_labels", "key_labels", "counts", "moments", "tickets"))

@@ -76,12 +76,12 @@ def test_the_inputs_reach_both_clips() -> None:
 
 
 @every_implementation
-@pytest.mark.parametrize("restrict", [False, True])
+@pytest.mark.parametrize("within_class", [False, True])
 @pytest.mark.parametrize("contrast", [1.0, 1.67])
 @pytest.mark.parametrize("patterns", LABEL_PATTERNS, ids=lambda p: f"{p[0]} to {p[1]}")
 @pytest.mark.usefixtures("poisoned")
 def test_labels_give_statistics_and_restriction(
-    patterns: tuple[str, str], contrast: float, restrict: bool, impl: Implementation
+    patterns: tuple[str, str], contrast: float, within_class: bool, impl: Implementation
 ) -> None:
     case = CASES[1]
     for dtype in (torch.float32, torch.float16):
@@ -96,11 +96,11 @@ def test_labels_give_statistics_and_restriction(
             query_labels=of_query,
             key_labels=of_key,
             num_classes=3,
-            restrict=restrict,
+            within_class=within_class,
             impl=impl,
         )
         assert isinstance(result, AttentionResult)
-        if restrict:
+        if within_class:
             exact = plain.restricted(*doubles(q, k, v), contrast, of_query, of_key)
             same = plain.restricted(q, k, v, contrast, of_query, of_key)
         else:
@@ -132,7 +132,7 @@ def test_output_is_laid_out_for_the_projection(impl: Implementation) -> None:
             contrast=contrast,
             query_labels=of_query,
             key_labels=of_key,
-            restrict=True,
+            within_class=True,
             impl=impl,
         ).out
         for result in (out, kept_apart):
@@ -155,7 +155,7 @@ def test_restriction_never_mixes_in_keys_of_another_class(impl: Implementation) 
     of_query, of_key = labels("mixed", 1, 256, 1), labels("mixed", 1, 256, 2)
     v[:, :, of_key == 1] = math.inf
     result = cross_image_attention(
-        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, restrict=True, impl=impl
+        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, within_class=True, impl=impl
     )
     assert result.out[:, :, of_query != 1].isfinite().all()
     assert not result.out[:, :, of_query == 1].isfinite().any()
@@ -184,7 +184,7 @@ def test_keys_that_are_not_seen_may_hold_anything(contrast: float, dtype: torch.
                 query_labels=of_query,
                 key_labels=of_key,
                 num_classes=4,
-                restrict=True,
+                within_class=True,
                 impl=impl,
             ).out.transpose(1, 2)[ours]
         )
@@ -199,7 +199,7 @@ def test_a_single_key_gives_its_value(
     contrast: float, dtype: torch.dtype, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if path == "blocks":
-        monkeypatch.setattr(torch_attention, "usable", lambda *_: False)
+        monkeypatch.setattr(torch_attention, "is_supported", lambda *_: False)
     impl: Implementation = "reference" if path == "reference" else "torch"
     q, k, v = attention_input(Case(2, 3, 50, 1, 40), dtype)
     out = cross_image_attention(3 * q, k, v, contrast=contrast, impl=impl)
@@ -212,7 +212,7 @@ def test_scores_of_few_queries_err_no_more_than_plain_pytorchs(
     queries: int, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if path == "blocks":
-        monkeypatch.setattr(torch_attention, "usable", lambda *_: False)
+        monkeypatch.setattr(torch_attention, "is_supported", lambda *_: False)
     impl: Implementation = "reference" if path == "reference" else "torch"
     errors = []
     for seed in range(20):
@@ -239,13 +239,13 @@ def test_a_flat_row_stays_flat(contrast: float, impl: Implementation) -> None:
 def test_every_reason_is_named_at_once(impl: Implementation) -> None:
     q, k, v = attention_input(CASES[0], torch.float32)
     with pytest.raises(ValueError, match=r"^cross_image_attention: ") as refusal:
-        cross_image_attention(q, k[..., :8], v.half(), contrast=0, restrict=True, impl=impl)
+        cross_image_attention(q, k[..., :8], v.half(), contrast=0, within_class=True, impl=impl)
     for part in (
         "k [1, 2, 256, 8] and v",
         "differ in batch, heads or width",
         "dtype",
         "contrast",
-        "restrict",
+        "within_class",
     ):
         assert part in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -17,9 +17,9 @@ def test_the_account_sees_short_lived_tensors() -> None:
 
 
 @pytest.mark.parametrize("contrast", [1.0, 1.67])
-@pytest.mark.parametrize("restrict", [False, True])
+@pytest.mark.parametrize("within_class", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_peak_extra_memory_is_under_64_megabytes(contrast: float, restrict: bool, transposed: bool) -> None:
+def test_peak_extra_memory_is_under_64_megabytes(contrast: float, within_class: bool, transposed: bool) -> None:
     tokens, heads, width = 4096, 8, 40
     g = torch.Generator().manual_seed(0)
     x = torch.randn(3, 1, tokens, heads, width, generator=g)
@@ -27,12 +27,12 @@ def test_peak_extra_memory_is_under_64_megabytes(contrast: float, restrict: bool
         x = x.transpose(2, 4).contiguous().transpose(2, 4)
     q, k, v = x.transpose(2, 3)
     q = q[:, :, :512] if contrast == 1 else q  # the same tensors, less time
-    of_query = labels("mixed", 1, q.shape[2], 1) if restrict else None
-    of_key = labels("mixed", 1, tokens, 2) if restrict else None
+    of_query = labels("mixed", 1, q.shape[2], 1) if within_class else None
+    of_key = labels("mixed", 1, tokens, 2) if within_class else None
 
     def work() -> object:
         return cross_image_attention(
-            q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, restrict=restrict
+            q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, within_class=within_class
         )  # type: ignore[call-overload]
 
     assert peak_extra_bytes(work) < LIMIT

@@ -16,11 +16,11 @@ from kernels.onednn import (
     Activation,
     convolve,
     has_bfloat16,
-    pack,
+    is_supported,
+    linear,
     pack_parts,
-    product,
+    prepack,
     sum_of_parts,
-    usable,
 )
 from kernels.torch_attention import _MANY_KEYS
 from tests.tolerances import assert_as_accurate
@@ -55,7 +55,7 @@ def test_product_is_as_accurate_as_plain_pytorch(
     if strided:
         x, weight = x.transpose(0, 1).contiguous().transpose(0, 1), weight.t().contiguous().t()
     bias = drawn(3, 29, dtype=dtype) if biased else None
-    assert usable(x, weight)
+    assert is_supported(x, weight)
 
     def by_pytorch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out = F.linear(x, weight, bias)
@@ -63,7 +63,7 @@ def test_product_is_as_accurate_as_plain_pytorch(
 
     exact = by_pytorch(x.double(), weight.double(), None if bias is None else bias.double())
     magnitude = F.linear(x.double().abs(), weight.double().abs(), None if bias is None else bias.double().abs())
-    out = product(x, weight, bias, activation)
+    out = linear(x, weight, bias, activation)
     assert_as_accurate(out, by_pytorch(x, weight, bias), exact, per=(0,), magnitude=magnitude)
 
 
@@ -78,19 +78,19 @@ def test_sums_in_parts_are_as_accurate_as_plain_pytorch(terms: int, rows: int, w
 
 def test_what_onednn_does_not_take_is_left_to_pytorch() -> None:
     x, weight = drawn(1, 5, 8), drawn(2, 3, 8)
-    assert usable(x, weight)
-    assert not usable(x.double(), weight.double())
-    assert not usable(x.half(), weight.half())
-    assert not usable(x, weight.double())
-    assert not usable(x.to("meta"), weight.to("meta"))
+    assert is_supported(x, weight)
+    assert not is_supported(x.double(), weight.double())
+    assert not is_supported(x.half(), weight.half())
+    assert not is_supported(x, weight.double())
+    assert not is_supported(x.to("meta"), weight.to("meta"))
     weight.requires_grad_()
-    assert not usable(x, weight)
-    product(x, weight, None, "gelu").sum().backward()
+    assert not is_supported(x, weight)
+    linear(x, weight, None, "gelu").sum().backward()
     assert weight.grad is not None
     with torch.no_grad():
-        assert usable(x, weight)
+        assert is_supported(x, weight)
     exact = F.gelu(F.linear(x.double(), weight.detach().double()))
-    torch.testing.assert_close(product(x.double(), weight.detach().double(), None, "gelu"), exact)
+    torch.testing.assert_close(linear(x.double(), weight.detach().double(), None, "gelu"), exact)
 
 
 @both_dtypes
@@ -108,7 +108,7 @@ def test_packed_convolutions_are_as_accurate_as_plain_pytorch(
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
     # Packed for another padding and another grid: it serves all of them.
-    packed = pack(weight, (stride, stride), (1, 1), (32, 32))
+    packed = prepack(weight, (stride, stride), (1, 1), (32, 32))
     out = convolve(x, packed, bias, (stride, stride), padding)
     assert out.is_contiguous(memory_format=torch.channels_last)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
@@ -125,7 +125,7 @@ def test_attention_to_many_keys_is_as_accurate_as_plain_pytorch(
     queries, keys = 600, _MANY_KEYS + 3
     q, k, v = (drawn(seed, 2, count, 3, width, dtype=dtype) for seed, count in ((1, queries), (2, keys), (3, keys)))
     q, k, v = (2 * q).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    assert usable(q, k, v)
+    assert is_supported(q, k, v)
     out = cross_image_attention(q, k, v, contrast=contrast)
     exact = plain.attention(q.double(), k.double(), v.double(), contrast)
     magnitude = plain.terms(q, k, v, contrast)

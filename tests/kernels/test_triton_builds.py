@@ -52,8 +52,8 @@ def test_shipped_kernel_fits_the_chip_and_uses_tensor_cores(width: int, architec
         {"contrast": False},
         {"contrast": False, "statistics": False},
         {"statistics": False},
-        {"restrict": True},
-        {"restrict": True, "even": False},
+        {"within_class": True},
+        {"within_class": True, "even": False},
     ],
     ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()),
 )

@@ -67,9 +67,9 @@ def test_attention_is_as_accurate_as_plain_pytorch(case: Case, contrast: float, 
     assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
 
 
-@pytest.mark.parametrize("restrict", [False, True])
+@pytest.mark.parametrize("within_class", [False, True])
 @pytest.mark.parametrize("patterns", LABEL_PATTERNS, ids=lambda p: f"{p[0]} to {p[1]}")
-def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], restrict: bool) -> None:
+def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], within_class: bool) -> None:
     case = Case(2, 1, 18, 21, 24)
     turn = LABEL_PATTERNS.index(patterns)
     contrast, dtype = (1.67, 1.0, 0.6)[turn % 3], DTYPES[(turn // 2) % 3]
@@ -78,9 +78,9 @@ def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], restr
     pair = (of_query.expand(2, -1), of_key.expand(2, -1))
     from kernels import triton_attention
 
-    result = triton_attention.launch(q, k, v, contrast, pair, 3, restrict=restrict, tiles=SMALL).result
+    result = triton_attention.launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=SMALL).result
     assert isinstance(result, AttentionResult)
-    if restrict:
+    if within_class:
         exact = plain.restricted(*doubles(q, k, v), contrast, of_query, of_key)
         same = plain.restricted(q, k, v, contrast, of_query, of_key)
     else:
@@ -103,8 +103,8 @@ def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], restr
         assert_as_accurate(statistics.variance, same_variance, variance, per=(0, 1, 2), magnitude=size**2)
 
 
-@pytest.mark.parametrize("restrict", [False, True])
-def test_two_runs_agree_bit_for_bit(restrict: bool) -> None:
+@pytest.mark.parametrize("within_class", [False, True])
+def test_two_runs_agree_bit_for_bit(within_class: bool) -> None:
     case = Case(1, 1, 33, 40, 40)
     q, k, v = on_device(*attention_input(case, torch.float16))
     of_query, of_key = on_device(labels("mixed", 1, 33, 1), labels("mixed", 1, 40, 2))
@@ -113,7 +113,7 @@ def test_two_runs_agree_bit_for_bit(restrict: bool) -> None:
     runs = []
     for _ in range(2 if DEVICE == "cpu" else 50):
         pair = (of_query[None], of_key[None])
-        result = triton_attention.launch(q, k, v, 1.67, pair, 3, restrict=restrict, tiles=SMALL).result
+        result = triton_attention.launch(q, k, v, 1.67, pair, 3, within_class=within_class, tiles=SMALL).result
         assert isinstance(result, AttentionResult)
         runs.append([result.out, *vars(result.query).values(), *vars(result.key).values()])
     for run in runs[1:]:
@@ -155,8 +155,8 @@ def test_restriction_skips_tiles_of_other_classes() -> None:
     from kernels import triton_attention
 
     pair = (of_class[None], of_class[None])
-    skipping = triton_attention.launch(q, k, v, 1.67, pair, 2, restrict=True, tiles=SMALL)
-    whole = triton_attention.launch(q, k, v, 1.67, pair, 2, restrict=True, tiles=SMALL, skip=False)
+    skipping = triton_attention.launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL)
+    whole = triton_attention.launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL, skip=False)
     assert skipping.visited is not None
     assert skipping.visited.tolist() == [1, 1]
     assert isinstance(skipping.result, AttentionResult)
@@ -198,7 +198,7 @@ def test_the_only_key_of_a_class_gives_its_value(contrast: float) -> None:
     q, k, v = on_device(*attention_input(Case(1, 2, 19, 23, 40), torch.float32))
     of_query, of_key = on_device(labels("mixed", 1, 19, 1), labels("one pixel", 1, 23))
     result = cross_image_attention(
-        3 * q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, restrict=True, impl="triton"
+        3 * q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, within_class=True, impl="triton"
     )
     out = result.out[:, :, of_query == 2]
     assert torch.equal(out, v[:, :, of_key == 2].expand_as(out))
@@ -224,11 +224,11 @@ def test_keys_that_are_not_seen_may_hold_anything(worst: float, contrast: float)
     from kernels import triton_attention
 
     pair = (of_query[None], of_key[None])
-    before = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    before = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     v[:, :, of_key == 1, 3] = worst
-    values = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    values = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     k[:, :, of_key == 1] = worst
-    both = triton_attention.launch(q, k, v, contrast, pair, 4, restrict=True, tiles=SMALL).result
+    both = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     assert isinstance(before, AttentionResult)
     assert isinstance(values, AttentionResult)
     assert isinstance(both, AttentionResult)
@@ -319,7 +319,7 @@ def test_masked_adain_takes_many_classes_and_leaves_lonely_positions() -> None:
 def test_stable_diffusion_shapes_on_the_device(tokens: int, width: int, contrast: float, dtype: torch.dtype) -> None:
     q, k, v = on_device(*attention_input(Case(1, 8, tokens, tokens, width), dtype))
     of_query, of_key = on_device(labels("mixed", 1, tokens, 1), labels("mixed", 1, tokens, 2))
-    for restrict in (False, True):
+    for within_class in (False, True):
         result = cross_image_attention(
             q,
             k,
@@ -328,12 +328,12 @@ def test_stable_diffusion_shapes_on_the_device(tokens: int, width: int, contrast
             query_labels=of_query,
             key_labels=of_key,
             num_classes=3,
-            restrict=restrict,
+            within_class=within_class,
             impl="triton",
         )
         for head in range(8):
             one = [t[:, head : head + 1] for t in (q, k, v)]
-            if restrict:
+            if within_class:
                 exact = plain.restricted(*doubles(*one), contrast, of_query, of_key)
                 same = plain.restricted(*one, contrast, of_query, of_key)
             else:

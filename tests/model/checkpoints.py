@@ -19,9 +19,9 @@ from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 
 # Widths, heads and groups from which a single file's configuration can be read: 32 groups, 8 heads, text heads of 64.
 SMALL = ModelConfig(
-    unet=UNetConfig(widths=(32, 64, 64, 64), context_width=64),
-    vae=VAEConfig(widths=(32, 32, 64, 64)),
-    text=TextConfig(width=64, mlp_width=96, layers=2, heads=1),
+    unet=UNetConfig(block_out_channels=(32, 64, 64, 64), cross_attention_dim=64),
+    vae=VAEConfig(block_out_channels=(32, 32, 64, 64)),
+    text=TextConfig(width=64, mlp_width=96, layers=2, num_heads=1),
 )
 PARTS = ("unet", "vae", "text_encoder")
 WEIGHTS = {
@@ -38,14 +38,14 @@ def their_modules(config: ModelConfig = SMALL, seed: int = 0) -> SimpleNamespace
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        block_out_channels=config.unet.widths,
-        cross_attention_dim=config.unet.context_width,
-        attention_head_dim=config.unet.heads,
+        block_out_channels=config.unet.block_out_channels,
+        cross_attention_dim=config.unet.cross_attention_dim,
+        attention_head_dim=config.unet.num_heads,
         norm_num_groups=config.unet.groups,
     )
-    levels = len(config.vae.widths)
+    levels = len(config.vae.block_out_channels)
     vae = AutoencoderKL(
-        block_out_channels=config.vae.widths,
+        block_out_channels=config.vae.block_out_channels,
         layers_per_block=config.vae.layers_per_block,
         norm_num_groups=config.vae.groups,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -56,7 +56,7 @@ def their_modules(config: ModelConfig = SMALL, seed: int = 0) -> SimpleNamespace
             hidden_size=config.text.width,
             intermediate_size=config.text.mlp_width,
             num_hidden_layers=config.text.layers,
-            num_attention_heads=config.text.heads,
+            num_attention_heads=config.text.num_heads,
         )
     )
     # Otherwise every norm's weight is 1 and bias 0, and one taken for another would not show.

@@ -72,7 +72,7 @@ def single_file_tensors(config: ModelConfig, parts: dict[str, dict[str, Tensor]]
         original = unet_name(name, attention=config.unet.attention, layers=config.unet.layers_per_block)
         tensors[f"model.diffusion_model.{original}"] = value
     for name, value in parts["vae"].items():
-        original = vae_name(name, levels=len(config.vae.widths))
+        original = vae_name(name, levels=len(config.vae.block_out_channels))
         convolution = ".attn_1." in original and value.ndim == 2
         tensors[f"first_stage_model.{original}"] = value[:, :, None, None] if convolution else value
     for name, value in parts["text_encoder"].items():

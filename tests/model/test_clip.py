@@ -8,7 +8,7 @@ import torch
 from model.clip import TextEncoder
 from model.config import TextConfig
 
-CONFIG = TextConfig(vocabulary=50, width=24, mlp_width=40, layers=2, heads=3, positions=11)
+CONFIG = TextConfig(vocabulary=50, width=24, mlp_width=40, layers=2, num_heads=3, positions=11)
 
 
 def encoder(dtype: torch.dtype = torch.float64) -> TextEncoder:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Blocks below the C library's limit for maps of their own, and one above them all that stays.
 PROGRAM = """
 import re, torch
-from model.host_memory import give_back
+from model.host_memory import trim_heap
 def resident():
     with open("/proc/self/status") as status:
         return 1024 * int(re.search(r"VmRSS:\\s+(\\d+) kB", status.read())[1])
@@ -22,7 +22,7 @@ blocks = [torch.ones(25_000) for _ in range(2000)]
 stays, full = torch.ones(25_000), resident()
 blocks.clear()
 kept = resident()
-give_back()
+trim_heap()
 print(full, kept, resident())
 """
 
@@ -38,4 +38,4 @@ def test_freed_memory_is_given_back():
 
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch):
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: object())
-    host_memory.give_back()
+    host_memory.trim_heap()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.layers import ResnetBlock, Upsample, normalise
-from model.unet import Source
+from model.unet import KVSource
 from model.vae_rows import output_in_bands, resnet_in_bands, upsample_in_bands
 from tests.conftest import build_tiny
 
@@ -24,7 +24,7 @@ def test_fused_projections_and_other_layouts_give_the_same_prediction():
     fused, last = copy.deepcopy(unet), copy.deepcopy(unet).to(memory_format=torch.channels_last)
     fused.fuse()
     lent = unet.lend(z.flip(0), unet.condition(context, 300), (0, 1))
-    for source in (None, Source(lent, 1.67, "torch")):
+    for source in (None, KVSource(lent, 1.67, "torch")):
         expected = unet(z, 300, context, source=source)
         assert expected.std() > 1e-3
         for other in (fused, last):
@@ -48,7 +48,7 @@ def test_fused_projections_keep_the_parameters_and_hold_them_once():
 @torch.no_grad()
 def test_convolutions_in_bands_are_those_of_the_whole(rows, channels):
     torch.manual_seed(0)
-    block = ResnetBlock(*channels, groups=4, eps=1e-6, time_width=None).double()
+    block = ResnetBlock(*channels, groups=4, eps=1e-6, time_embed_dim=None).double()
     for norm in (block.norm1, block.norm2):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)

@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 1.15
 OBJECTS = 32e6  # the networks themselves, the tokenizer and code first used by loading: little beside a full-size model
 MIDDLE = ModelConfig(
-    unet=UNetConfig(widths=(64, 128, 192, 192), context_width=64),
-    vae=VAEConfig(widths=(32, 64, 96, 96)),
-    text=TextConfig(width=64, mlp_width=256, layers=2, heads=1),
+    unet=UNetConfig(block_out_channels=(64, 128, 192, 192), cross_attention_dim=64),
+    vae=VAEConfig(block_out_channels=(32, 64, 96, 96)),
+    text=TextConfig(width=64, mlp_width=256, layers=2, num_heads=1),
 )
 PROGRAM = """
 import re, sys, torch, model

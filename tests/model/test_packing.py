@@ -11,7 +11,7 @@ import torch
 import model.transformer
 from model.cpu_layers import Conv2d, pack_convolutions
 from model.transformer import FeedForward
-from model.unet import Source
+from model.unet import KVSource
 from tests.conftest import build_tiny
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def test_a_packed_unet_predicts_the_same():
     z, context = drawn(1, 2, 4, 16, 8), drawn(2, 1, 77, 12)
     lent = exact.lend(z.double().flip(0), exact.condition(context.double(), 300), (0, 1))
     narrow = {layer: tokens.float() for layer, tokens in lent.items()}
-    for source, same in ((None, None), (Source(lent, 1.67, "torch"), Source(narrow, 1.67, "torch"))):
+    for source, same in ((None, None), (KVSource(lent, 1.67, "torch"), KVSource(narrow, 1.67, "torch"))):
         expected = exact(z.double(), 300, context.double(), source=source)
         ours, theirs = (
             (network(z, 300, context, source=same).double() - expected).norm() for network in (packed, unet)
@@ -60,15 +60,15 @@ def test_a_packed_autoencoder_gives_the_same(band):
 
 def test_packing_leaves_no_second_copy_and_other_types_alone():
     loaded = build_tiny(torch.float32)
-    loaded.pack()
-    loaded.pack()
+    loaded.prepack()
+    loaded.prepack()
     for network in (loaded.unet, loaded.vae):
         spatial = [layer for layer in convolutions(network) if layer.kernel_size != (1, 1)]
         assert spatial
         assert all(layer.weight is None and layer.packed is not None for layer in spatial)
     wide = build_tiny(torch.float64)
     before = {name: tensor.clone() for name, tensor in wide.unet.state_dict().items()}
-    wide.pack()
+    wide.prepack()
     after = wide.unet.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

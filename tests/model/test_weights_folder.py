@@ -97,10 +97,15 @@ def test_loaded_weights_do_not_hang_on_the_file(folder: Path, theirs: SimpleName
 def test_other_architecture_numbers_come_from_the_configuration(tmp_path: Path) -> None:
     config = ModelConfig(
         unet=UNetConfig(
-            widths=(12, 24), attention=(True, False), layers_per_block=1, heads=3, context_width=20, groups=6
+            block_out_channels=(12, 24),
+            attention=(True, False),
+            layers_per_block=1,
+            num_heads=3,
+            cross_attention_dim=20,
+            groups=6,
         ),
-        vae=VAEConfig(widths=(4, 8), layers_per_block=1, groups=2),
-        text=TextConfig(width=20, mlp_width=36, layers=1, heads=5),
+        vae=VAEConfig(block_out_channels=(4, 8), layers_per_block=1, groups=2),
+        text=TextConfig(width=20, mlp_width=36, layers=1, num_heads=5),
     )
     from diffusers import UNet2DConditionModel
 

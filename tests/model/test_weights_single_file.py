@@ -24,7 +24,7 @@ from model.checkpoint.keys import (
     unet_original,
     vae_original,
 )
-from model.checkpoint.safetensors import Entry, Table
+from model.checkpoint.safetensors import CheckpointIndex, Entry
 from model.checkpoint.single_file import Shapes
 from model.clip import TextEncoder
 from model.config import SD15
@@ -49,11 +49,11 @@ CLUTTER = {
 
 
 @pytest.fixture(scope="module")
-def manifest() -> Table:
+def manifest() -> CheckpointIndex:
     """What the published v1-5-pruned-emaonly.safetensors holds."""
     path = Path("v1-5-pruned-emaonly.safetensors")
     shapes = json.loads(gzip.decompress(MANIFEST.read_bytes()))
-    return Table(path, {key: Entry(path, key, tuple(shape), "F32") for key, shape in shapes.items()}, {})
+    return CheckpointIndex(path, {key: Entry(path, key, tuple(shape), "F32") for key, shape in shapes.items()}, {})
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_single_file_is_converted(single: Path, theirs: SimpleNamespace) -> No
     assert_holds(model.load(single, dtype=torch.float16), theirs, torch.float16)
 
 
-def test_every_published_key_fills_one_parameter_or_is_ignored(manifest: Table) -> None:
+def test_every_published_key_fills_one_parameter_or_is_ignored(manifest: CheckpointIndex) -> None:
     assert Shapes(manifest).config() == SD15
     unet, vae = build_empty(lambda: UNet(SD15.unet)), build_empty(lambda: VAE(SD15.vae))
     text = build_empty(lambda: TextEncoder(SD15.text))
@@ -107,7 +107,7 @@ def test_every_published_key_fills_one_parameter_or_is_ignored(manifest: Table) 
     refuse_unknown(manifest, used | SINGLE_FILE_IGNORED)
 
 
-def test_published_names_mean_what_diffusers_takes_them_for(manifest: Table) -> None:
+def test_published_names_mean_what_diffusers_takes_them_for(manifest: CheckpointIndex) -> None:
     """diffusers' own conversion, fed with a number in place of each tensor."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
@@ -135,7 +135,7 @@ def test_published_names_mean_what_diffusers_takes_them_for(manifest: Table) -> 
         assert theirs == {prefix + key: name for key, name in table.items()}
 
 
-def test_the_tests_own_renaming_agrees_with_the_tables(manifest: Table) -> None:
+def test_the_tests_own_renaming_agrees_with_the_tables(manifest: CheckpointIndex) -> None:
     unet = build_empty(lambda: UNet(SD15.unet)).state_dict()
     vae = build_empty(lambda: VAE(SD15.vae)).state_dict()
     assert {unet_name(name): name for name in unet} == unet_original(SD15.unet, unet)

@@ -73,4 +73,4 @@ def test_a_system_without_a_c_library_to_ask_keeps_its_memory(monkeypatch, error
         raise error
 
     monkeypatch.setattr(host_memory.ctypes, "CDLL", refuse)
-    host_memory.give_back()
+    host_memory.trim_heap()

@@ -16,7 +16,7 @@ class SwitchboardProcessor:
     """Attention processor of diffusers for one self-attention layer of the decoder.
 
     ``mode`` is "plain", "record" (keep keys and values) or "swap" (use kept ones, with contrast; restricted to a class
-    or matched to the values' statistics where ``restrict`` and ``match`` say so, with ``labels`` of queries and keys).
+    or matched to the values' statistics where ``within_class`` and ``match`` say so, with ``labels`` of both).
     """
 
     def __init__(self, level):
@@ -24,7 +24,7 @@ class SwitchboardProcessor:
         self.mode = "plain"
         self.kept = None
         self.contrast = 1.0
-        self.restrict = self.match = False
+        self.within_class = self.match = False
         self.labels = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
@@ -40,7 +40,7 @@ class SwitchboardProcessor:
             contrast = self.contrast
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         n = torch.full((q.shape[-2], 1), k.shape[-2], dtype=q.dtype)
-        if self.mode == "swap" and self.restrict:
+        if self.mode == "swap" and self.within_class:
             same = self.labels[0][:, None] == self.labels[1][None, :]
             same[~same.any(dim=1)] = True
             scores = scores.masked_fill(~same, -torch.inf)
@@ -128,25 +128,25 @@ class SecondImplementation:
         context, empty = (self.text_encoder(self.tokenize([text])).last_hidden_state for text in (o["prompt"], ""))
 
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-        abar = torch.cumprod(1 - beta, 0).float().double().numpy()
+        alpha_bar = torch.cumprod(1 - beta, 0).float().double().numpy()
         T = o["steps"]
         delta = 1000 // T
         t = [(T - 1 - i) * delta + 1 for i in range(T)]
 
         def previous(time):
-            return abar[time - delta] if time - delta >= 0 else abar[0]
+            return alpha_bar[time - delta] if time - delta >= 0 else alpha_bar[0]
 
         def sigma2(time):
             if o["inversion"] == "ddim":
                 return 0.0
-            return (1 - previous(time)) / (1 - abar[time]) * (1 - abar[time] / previous(time))
+            return (1 - previous(time)) / (1 - alpha_bar[time]) * (1 - alpha_bar[time] / previous(time))
 
         def x0(x, e, a):
             return (x - math.sqrt(1 - a) * e) / math.sqrt(a)
 
         def mu(x, e, time):
             direction = math.sqrt(1 - previous(time) - sigma2(time))
-            return math.sqrt(previous(time)) * x0(x, e, abar[time]) + direction * e
+            return math.sqrt(previous(time)) * x0(x, e, alpha_bar[time]) + direction * e
 
         rng = torch.Generator().manual_seed(seed)
         painted = torch.zeros(3, *m_target.shape)
@@ -182,7 +182,7 @@ class SecondImplementation:
             x[name], w[name] = [None] * T + [z0[name]], [torch.zeros_like(z0[name])] * T
             if o["inversion"] == "ddpm":
                 for i in range(T):
-                    x[name][i] = math.sqrt(abar[t[i]]) * z0[name] + math.sqrt(1 - abar[t[i]]) * drawn[name][i]
+                    x[name][i] = math.sqrt(alpha_bar[t[i]]) * z0[name] + math.sqrt(1 - alpha_bar[t[i]]) * drawn[name][i]
                 for i in range(T - 1 if name == "structure" or o["redenoise"] else 0):
                     e = eps_inv(x[name][i], t[i])
                     w[name][i] = (x[name][i + 1] - mu(x[name][i], e, t[i])) / math.sqrt(sigma2(t[i]))
@@ -191,7 +191,7 @@ class SecondImplementation:
                 for i in reversed(range(T)):
                     e = eps_inv(z, t[i])
                     clean = x0(z, e, previous(t[i]))
-                    z = math.sqrt(abar[t[i]]) * clean + math.sqrt(1 - abar[t[i]]) * e
+                    z = math.sqrt(alpha_bar[t[i]]) * clean + math.sqrt(1 - alpha_bar[t[i]]) * e
                     x[name][i] = z
 
         S = o["skip"]
@@ -230,7 +230,7 @@ class SecondImplementation:
                 maps = [to_latent_labels(m, classes, 8 * 2**processor.level) for m in (m_target, m_origin)]
                 flat = [torch.from_numpy(m).flatten() for m in maps]
                 processor.labels = (flat[0], flat[0] if from_structure else flat[1])
-                processor.restrict = o["restrict"]
+                processor.within_class = o["restrict"]
                 processor.match = o["match"] and not from_structure
             eps_cross = self.eps(z_out, t[i], context, mode="swap", levels=levels, contrast=o["contrast"])
             eps_self = self.eps(z_out, t[i], context)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.inputs import Patch
+from sampler.inputs import TransferInputs
 from sampler.series import Result, generate
 from sampler.settings import PRESETS, Settings
 from tests.parity.second_implementation import SecondImplementation
@@ -72,7 +72,9 @@ def test_generate_agrees_with_the_second_implementation(name, tiny_pair):
 
     second = SecondImplementation(theirs.unet, theirs.vae, theirs.text_encoder, ours.tokenizer)
     latents, image = second.run(origin, m_origin, m_target, classes, as_plain_options(settings, classes), seed=11)
-    *_, result = generate(ours, Patch(origin, m_origin, m_target, classes), settings, seed=11, impl="reference")
+    *_, result = generate(
+        ours, TransferInputs(origin, m_origin, m_target, classes), settings, seed=11, impl="reference"
+    )
 
     assert isinstance(result, Result)
     error = (result.latents.double() - latents).norm() / latents.norm()

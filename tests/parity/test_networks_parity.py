@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, timestep_embedding
 from model.transformer import GEGLU, SpatialTransformer
-from model.unet import Source
+from model.unet import KVSource
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -31,7 +31,7 @@ def randn(seed: int, *shape: int, dtype: torch.dtype) -> Tensor:
 def test_unet_predicts_what_diffusers_predicts(dtype, height, width, tiny_pair):
     ours, theirs = tiny_pair(dtype)
     z = randn(1, 3, 4, height, width, dtype=dtype)
-    context = randn(2, 3, 77, ours.config.unet.context_width, dtype=dtype)
+    context = randn(2, 3, 77, ours.config.unet.cross_attention_dim, dtype=dtype)
     t = torch.tensor([1, 500, 999])
     assert_same(ours.unet(z, t, context), theirs.unet(z, t, context).sample)
 
@@ -61,7 +61,7 @@ def test_each_kind_of_block_agrees_with_diffusers(dtype):
     torch.manual_seed(6)
     pairs = {
         "resnet": (
-            ResnetBlock(8, 16, groups=4, eps=1e-5, time_width=12),
+            ResnetBlock(8, 16, groups=4, eps=1e-5, time_embed_dim=12),
             ResnetBlock2D(in_channels=8, out_channels=16, temb_channels=12, groups=4, eps=1e-5),
             (randn(7, 2, 8, 6, 10, dtype=dtype), randn(8, 2, 12, dtype=dtype)),
         ),
@@ -79,7 +79,7 @@ def test_each_kind_of_block_agrees_with_diffusers(dtype):
         "geglu": (GEGLU(8, 32), TheirGEGLU(8, 32), (randn(11, 2, 15, 8, dtype=dtype),)),
         "time": (TimestepMLP(8), TimestepEmbedding(8, 32), (randn(12, 2, 8, dtype=dtype),)),
         "transformer": (
-            SpatialTransformer(16, heads=2, context_width=12, groups=4, group_norm_eps=1e-6, eps=1e-5),
+            SpatialTransformer(16, num_heads=2, cross_attention_dim=12, groups=4, group_norm_eps=1e-6, eps=1e-5),
             Transformer2DModel(2, 8, in_channels=16, cross_attention_dim=12, norm_num_groups=4),
             (randn(13, 2, 16, 5, 7, dtype=dtype), randn(14, 2, 77, 12, dtype=dtype)),
         ),
@@ -150,9 +150,9 @@ def test_what_an_image_lends_is_that_of_the_pass_and_changes_nothing(tiny):
     for layer, tokens in recorded.items():
         torch.testing.assert_close(alone[layer], tokens, rtol=0, atol=0)
     # Lent back to the same latents without contrast, they are the layers' own.
-    again = tiny.unet(z, 300, context, source=Source(recorded, 1.0, "torch"))
+    again = tiny.unet(z, 300, context, source=KVSource(recorded, 1.0, "torch"))
     torch.testing.assert_close(again, whole)
-    other = tiny.unet(z.flip(0), 300, context, source=Source(recorded, 1.0, "torch"))
+    other = tiny.unet(z.flip(0), 300, context, source=KVSource(recorded, 1.0, "torch"))
     assert (other - tiny.unet(z.flip(0), 300, context)).norm() > 1e-3 * other.norm()
 
 

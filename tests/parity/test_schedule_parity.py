@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from sampler.conditioned import Conditioned
-from sampler.ddim import denoise_step, move
+from sampler.conditioned import TextConditionedUNet
+from sampler.ddim import ddim_step, denoise_step
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps
 
@@ -62,7 +62,7 @@ def test_inverting_a_step_is_what_diffusers_inverse_scheduler_does():
     x, eps = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     step = steps(100)[40]
     expected = inverse.step(eps, step.t, x).prev_sample
-    torch.testing.assert_close(move(x, eps, step.abar_prev, step.abar), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ddim_step(x, eps, step.alpha_bar_prev, step.alpha_bar), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 20 * 100 * 2**-23)])
@@ -72,10 +72,10 @@ def test_our_noise_maps_lead_diffusers_back_along_the_trajectory(dtype, bound, t
     ours, theirs = tiny_pair(dtype)
     generator = torch.Generator().manual_seed(2)
     clean, noise = torch.randn(4, 8, 16, generator=generator), torch.randn(20, 4, 8, 16, generator=generator)
-    context = torch.randn(1, 77, ours.config.unet.context_width, generator=generator).to(dtype)
+    context = torch.randn(1, 77, ours.config.unet.cross_attention_dim, generator=generator).to(dtype)
     schedule = steps(20)
     trajectory = ddpm_trajectory(clean.to(dtype), noise.to(dtype), schedule)
-    denoiser = Conditioned.of(ours.unet, context, [step.t for step in schedule])
+    denoiser = TextConditionedUNet.of(ours.unet, context, [step.t for step in schedule])
     maps = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 4, {}, batch=4)}
 
     scheduler = DDIMScheduler(**SD_SCHEDULER)

@@ -17,8 +17,8 @@ from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
 from sampler.execution import Execution
-from sampler.inputs import Patch
-from sampler.series import Progress, Task, generate_series
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Progress, generate_series
 from sampler.settings import PRESETS, Settings, Span
 
 FORWARD = 803.3e9
@@ -42,11 +42,13 @@ def hollow() -> StableDiffusion:
     return StableDiffusion(unet, vae, build_empty(lambda: TextEncoder(SD15.text)), Tokenizer(), SD15, "hollow")
 
 
-def patch() -> Patch:
-    return Patch(np.zeros((512, 512, 3), dtype=np.uint8), LABELS.copy(), LABELS.copy(), 2)
+def patch() -> TransferInputs:
+    return TransferInputs(np.zeros((512, 512, 3), dtype=np.uint8), LABELS.copy(), LABELS.copy(), 2)
 
 
-def cost(model: StableDiffusion, tasks: list[Task], settings: Settings, execution: Execution | None = None) -> Cost:
+def cost(
+    model: StableDiffusion, tasks: list[GenerationTask], settings: Settings, execution: Execution | None = None
+) -> Cost:
     """Of all that comes before decoding, where the numbers would be needed."""
     counter = FlopCounterMode(display=False)
     denoised = 0
@@ -74,10 +76,12 @@ def test_one_whole_pass_costs_what_performance_tables_say(hollow):
 
 def test_one_pair_costs_at_most_190_passes_and_each_further_target_142(hollow):
     settings, first = PRESETS["winter"], patch()
-    one = cost(hollow, [Task(first, 0)], settings)
+    one = cost(hollow, [GenerationTask(first, 0)], settings)
     assert one.passes <= 190
     assert one.encodings == pytest.approx(2, rel=0.01)
-    two = cost(hollow, [Task(first, 0), Task(replace(first, target_labels=LABELS.copy()), 0)], settings)
+    two = cost(
+        hollow, [GenerationTask(first, 0), GenerationTask(replace(first, target_labels=LABELS.copy()), 0)], settings
+    )
     assert two.passes - one.passes <= 142
     assert two.encodings == pytest.approx(3, rel=0.01), "the origin once, each mask once"
     print(f"one pair {one.passes:.1f}, a further target {two.passes - one.passes:.1f}")
@@ -96,9 +100,9 @@ SHORT = Settings(
 
 def test_a_further_origin_of_the_same_mask_costs_less_by_the_masks_inversion(hollow):
     first = patch()
-    other = Patch(first.origin.copy(), LABELS.copy(), first.target_labels, 2)
-    one, two = (cost(hollow, [Task(p, 0) for p in patches], SHORT) for patches in ([first], [first, other]))
-    inversion = SHORT.steps - 1 - SHORT.first_step - SHORT.untouched
+    other = TransferInputs(first.origin.copy(), LABELS.copy(), first.target_labels, 2)
+    one, two = (cost(hollow, [GenerationTask(p, 0) for p in patches], SHORT) for patches in ([first], [first, other]))
+    inversion = SHORT.steps - 1 - SHORT.start_step - SHORT.num_known_steps
     assert inversion == 8
     # The masks' tokens are lent to both, and each image makes its own keys and values from them.
     assert two.passes - one.passes == pytest.approx(one.passes - inversion, abs=0.1)

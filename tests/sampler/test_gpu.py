@@ -16,16 +16,16 @@ from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
 from sampler.execution import Execution
-from sampler.feature_cache import Budget
+from sampler.feature_cache import CacheBudget
 from tests.sampler.test_series import CASES, SHORT, run, tasks
 
 pytestmark = pytest.mark.gpu
 
 # Heads wide enough for the kernels.
 CONFIG = ModelConfig(
-    unet=UNetConfig(widths=(64, 128, 128, 128), heads=2, context_width=12, groups=8),
-    vae=VAEConfig(widths=(8, 8, 16, 16), groups=4),
-    text=TextConfig(width=12, mlp_width=24, layers=2, heads=2),
+    unet=UNetConfig(block_out_channels=(64, 128, 128, 128), num_heads=2, cross_attention_dim=12, groups=8),
+    vae=VAEConfig(block_out_channels=(8, 8, 16, 16), groups=4),
+    text=TextConfig(width=12, mlp_width=24, layers=2, num_heads=2),
 )
 
 
@@ -50,7 +50,7 @@ def test_every_way_on_the_gpu_is_as_accurate_as_plain_pytorch_there(name, dtype)
     exact, settings, work = build(), replace(SHORT, **CASES[name]), tasks()
     truth = run(exact, work, settings, Execution())
     plain = run(on_gpu(exact, dtype, laid_out=False), work, settings, Execution(batch=2))
-    room = Budget(device=10**5, host=10**9)
+    room = CacheBudget(device=10**5, host=10**9)
     ways = {
         "layouts": Execution(batch=2),
         "graphs": Execution(batch=2, graphs=True),

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from model.unet import Layer
-from sampler.ddim import denoise_step, move, predict_clean
-from sampler.inversion import Branch, Inverter, ddim_trajectory, ddpm_trajectory, keep_all, noise_maps, redenoise
+from sampler.ddim import ddim_step, denoise_step, predict_x0
+from sampler.inversion import Inverter, Trajectory, ddim_trajectory, ddpm_trajectory, keep_all, noise_maps, redenoise
 from sampler.schedule import steps
 from sampler.settings import Settings, Span
 
@@ -41,11 +41,11 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
         for i in range(first + 1, 20):
             torch.testing.assert_close(visited[i], trajectory[i], rtol=1e-9, atol=1e-9)
         # The last step takes no noise, so it ends where the network leads, not at the clean latents.
-        expected = move(
+        expected = ddim_step(
             trajectory[19],
             denoiser(trajectory[19][None], 1)[0],
-            schedule[19].abar,
-            schedule[19].abar_prev,
+            schedule[19].alpha_bar,
+            schedule[19].alpha_bar_prev,
             schedule[19].sigma,
         )
         torch.testing.assert_close(visited[20], expected, rtol=1e-9, atol=1e-9)
@@ -66,7 +66,7 @@ def test_every_ddpm_latent_is_noised_by_its_own_noise():
     trajectory = ddpm_trajectory(clean, noise, schedule)
     torch.testing.assert_close(trajectory[5], clean)
     for i, step in enumerate(schedule):
-        torch.testing.assert_close(predict_clean(trajectory[i], noise[i], step.abar), clean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(predict_x0(trajectory[i], noise[i], step.alpha_bar), clean, rtol=1e-9, atol=1e-9)
 
 
 def test_ddim_inversion_with_the_same_prediction_is_undone_by_ddim():
@@ -96,7 +96,7 @@ def test_a_branch_takes_as_many_steps_as_announced():
         inverter = Inverter(denoiser, denoiser, settings, schedule, batch=4)
         noise = randn(12, 4, 8, 8, seed=1)
         *taken, last = list(inverter.branch(randn(4, 8, 8), noise, maps=maps, lending={}, keep=keep_all))
-        assert isinstance(last, Branch)
+        assert isinstance(last, Trajectory)
         assert len(taken) == inverter.calls(maps=maps) == expected
 
 

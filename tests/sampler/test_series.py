@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sampler.execution import Execution
-from sampler.feature_cache import Budget
-from sampler.inputs import Patch
-from sampler.series import Result, Task, generate_series, plan_batches
+from sampler.feature_cache import CacheBudget
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Result, generate_series, plan_batches
 from sampler.settings import Settings, Span
 from tests.conftest import build_tiny
 
@@ -32,7 +32,7 @@ CASES = {
     "global": {"adain": "global"},
     "alaluf": {"redenoise": True, "inversion_guidance": 3.5, "counter_lag": 1, "free_u": True, "adain": "foreground"},
 }
-EVERYWHERE = Budget(device=10**9)
+EVERYWHERE = CacheBudget(device=10**9)
 
 
 def labels(seed: int, height: int, width: int) -> np.ndarray:
@@ -40,20 +40,20 @@ def labels(seed: int, height: int, width: int) -> np.ndarray:
     return np.kron(rng.integers(0, 2, (height // 16, width // 16)), np.ones((16, 16), dtype=np.int64))
 
 
-def patch(seed: int, height: int = 64, width: int = 64) -> Patch:
+def patch(seed: int, height: int = 64, width: int = 64) -> TransferInputs:
     rng = np.random.default_rng(seed)
     origin = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    return Patch(origin, labels(seed, 64, 128), labels(seed + 1, height, width), 2)
+    return TransferInputs(origin, labels(seed, 64, 128), labels(seed + 1, height, width), 2)
 
 
-def tasks() -> list[Task]:
+def tasks() -> list[GenerationTask]:
     """Two origins, three masks of two sizes, two seeds: everything is shared by some and not by others."""
     first, second = patch(1), patch(11)
     other = replace(first, target_labels=labels(5, 64, 64))
     large = replace(first, target_labels=labels(6, 128, 64))
     crossed = replace(second, target_labels=first.target_labels)
     pairs = [(first, 0), (large, 0), (other, 0), (crossed, 0), (first, 1), (other, 1), (second, 0)]
-    return [Task(patch, seed) for patch, seed in pairs]
+    return [GenerationTask(patch, seed) for patch, seed in pairs]
 
 
 def run(model, work, settings, execution) -> dict[int, Result]:
@@ -100,7 +100,7 @@ def test_images_of_a_series_are_what_they_are_alone(name, exact):
 def test_where_an_origin_is_kept_changes_its_images_nowhere(name, place, exact, tmp_path):
     settings, work = replace(SHORT, **CASES[name]), tasks()[:1] * 3
     sizes = {"device": 300_000} if place == "some" else {place: 10**9}
-    budget = Budget(**sizes, folder=tmp_path)
+    budget = CacheBudget(**sizes, folder=tmp_path)
     plain = run(exact, work[:1], settings, Execution())[0]
     for result in run(exact, work, settings, Execution(batch=1, budget=budget)).values():
         torch.testing.assert_close(result.latents, plain.latents, rtol=1e-6, atol=1e-6)
@@ -135,13 +135,13 @@ def count_lending(model, work, settings, execution) -> int:
 
 def test_an_origin_that_is_kept_is_computed_once_for_all_its_targets(tiny):
     first = tasks()[0].patch
-    work = [Task(replace(first, target_labels=labels(seed, 64, 64)), 0) for seed in range(3)]
+    work = [GenerationTask(replace(first, target_labels=labels(seed, 64, 64)), 0) for seed in range(3)]
     steps = len(SHORT.origin_lending())
     assert steps == 6
     token_bytes = 4 * 3 * (8 * 128 + 16 * 32)
     budgets = {0: 3 * steps, 10**9: steps, 2 * token_bytes: 2 + 3 * (steps - 2)}
     for size, expected in budgets.items():
-        counted = count_lending(tiny, work, SHORT, Execution(batch=1, budget=Budget(device=size)))
+        counted = count_lending(tiny, work, SHORT, Execution(batch=1, budget=CacheBudget(device=size)))
         assert counted == expected, f"budget {size}"
     assert count_lending(tiny, work, SHORT, Execution(batch=3)) == steps, "one batch shares without keeping"
     alaluf = replace(SHORT, redenoise=True)

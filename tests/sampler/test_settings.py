@@ -15,14 +15,14 @@ def test_the_winter_preset_swaps_and_matches_in_the_papers_ranges():
     assert [j for j in range(100) if 1 in settings.swapped_levels(j)] == list(range(10, 70))
     assert [j for j in range(100) if settings.adain_classes(j, 2)] == list(range(20, 100))
     assert [settings.adain_classes(j, 3) for j in range(20, 26)] == [(2,), (0,), (1,), (2,), (0,), (1,)]
-    assert (settings.first_step, settings.executed) == (32, 68)
-    assert replace(settings, inversion="ddim").first_step == 0
+    assert (settings.start_step, settings.num_denoising_steps) == (32, 68)
+    assert replace(settings, inversion="ddim").start_step == 0
 
 
 def test_the_alaluf_preset_lags_one_step_and_takes_structure_at_11_to_36():
     settings = PRESETS["alaluf"]
-    assert [j for j in range(settings.executed) if 0 in settings.swapped_levels(j)] == list(range(11, 68))
-    swapped = [j for j in range(settings.executed) if settings.swapped_levels(j)]
+    assert [j for j in range(settings.num_denoising_steps) if 0 in settings.swapped_levels(j)] == list(range(11, 68))
+    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
     assert [j for j in swapped if settings.borrows_from_structure(j)] == [11, 16, 21, 26, 31, 36]
     assert settings.adain_classes(30, 3) == (0,)
 
@@ -30,21 +30,23 @@ def test_the_alaluf_preset_lags_one_step_and_takes_structure_at_11_to_36():
 def test_alpha_falls_linearly_over_all_executed_steps_and_acts_between_the_ranges_ends():
     settings = Settings(inversion="ddim")
     expected = np.linspace(3.5, 1.75, 100)
-    acting = {j: settings.alpha(j) for j in range(100) if settings.alpha(j) is not None}
+    acting = {j: settings.swap_guidance(j) for j in range(100) if settings.swap_guidance(j) is not None}
     assert sorted(acting) == list(range(10, 91))
     np.testing.assert_allclose(list(acting.values()), expected[10:91], rtol=1e-12)
-    assert replace(settings, guidance=1.5).alpha(90) == pytest.approx(1.5 - 0.5 * 90 / 99)
-    assert replace(settings, cross_attn_64=None, cross_attn_32=None).alpha(20) is None
+    assert replace(settings, guidance=1.5).swap_guidance(90) == pytest.approx(1.5 - 0.5 * 90 / 99)
+    assert replace(settings, cross_attn_64=None, cross_attn_32=None).swap_guidance(20) is None
 
 
 def test_steps_before_the_first_change_are_known_and_need_no_computing():
     winter = PRESETS["winter"]
-    assert winter.untouched == 10
-    assert PRESETS["alaluf"].untouched == 11
-    assert replace(winter, adain_range=Span(3, 100)).untouched == 3
-    assert replace(winter, cross_attn_64=None, cross_attn_32=None, adain="none").untouched == 67, "never the last step"
+    assert winter.num_known_steps == 10
+    assert PRESETS["alaluf"].num_known_steps == 11
+    assert replace(winter, adain_range=Span(3, 100)).num_known_steps == 3
+    assert replace(winter, cross_attn_64=None, cross_attn_32=None, adain="none").num_known_steps == 67, (
+        "never the last step"
+    )
     for changed in ({"fresh_noise": 0.1}, {"inversion_guidance": 3.5}, {"inversion": "ddim"}):
-        assert replace(winter, **changed).untouched == 0
+        assert replace(winter, **changed).num_known_steps == 0
     assert list(winter.structure_lending()) == [42, 47, 52, 57, 62, 67]
 
 
