@@ -25,8 +25,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.record import RESULTS, Row, append, surroundings
 from benchmarks.shapes import INTERPRETED, SWAPPED_LAYERS, AttentionShape
-from kernels import AttentionResult, triton_attention
+from kernels import AttentionResult
 from kernels.cost import H100, attention_cost, floor_seconds
+from kernels.cross_image_attention import triton as triton_attention
 
 CONTRAST = 1.67
 CLASSES = 2

@@ -30,7 +30,7 @@ from sampler.settings import choose
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "small"
-TILES = ((64, 64), (128, 64), (64, 32))  # queries x keys, as in kernels.configs
+TILES = ((64, 64), (128, 64), (64, 32))  # queries x keys, as in kernels.cross_image_attention.tiles
 
 
 def visited(q: Tensor, k: Tensor, contrast: float, rows: int, columns: int) -> tuple[int, int]:

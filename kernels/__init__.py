@@ -12,8 +12,8 @@ An ``impl`` never falls back to another: what it cannot do, it refuses with ever
 from __future__ import annotations
 
 from kernels.adain import adain_features, masked_adain
-from kernels.attention import class_statistics, cross_image_attention
 from kernels.checks import CONTRAST_RANGE
+from kernels.cross_image_attention.api import class_statistics, cross_image_attention
 from kernels.layers import geglu, group_norm
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kernels.configs import NARROWEST, WIDEST
+from kernels.cross_image_attention.tiles import NARROWEST, WIDEST
 from kernels.results import Implementation
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.configs import split_width
+from kernels.cross_image_attention.tiles import split_width
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """The specification: each operation written as its formula, in float32 or float64, on any device.
 
 Nothing here is fast or frugal: attention holds its whole [B, H, Nq, Nk] map. Half types are computed in
-float32 and rounded once, at the end. Arguments are checked by the public functions in ``kernels.attention``,
-``kernels.adain`` and ``kernels.layers``.
+float32 and rounded once, at the end. Arguments are checked by the public functions of ``kernels``.
 """
 
 from __future__ import annotations

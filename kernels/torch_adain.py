@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.cross_image_attention.torch_statistics import accumulator
 from kernels.results import AttentionResult
-from kernels.torch_statistics import accumulator
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kernels import Implementation, adain_features, cross_image_attention, geglu
+from kernels.cross_image_attention.torch import plain
 from kernels.onednn import is_supported, linear
 from kernels.threads import threads_for
-from kernels.torch_attention import plain
 from model.cpu_layers import Conv2d, Linear
 from model.layers import normalise
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from kernels import Implementation
-from kernels.torch_attention import plain
+from kernels.cross_image_attention.torch import plain
 from model.config import VAEConfig
 from model.cpu_layers import Conv2d, Linear
 from model.host_memory import trim_heap

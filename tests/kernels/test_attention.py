@@ -11,7 +11,8 @@ import torch
 from cases import CASES, LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
-from kernels import AttentionResult, Implementation, cross_image_attention, torch_attention
+from kernels import AttentionResult, Implementation, cross_image_attention
+from kernels.cross_image_attention import torch as torch_attention
 from tests.tolerances import assert_as_accurate
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "torch")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.configs import split_width
 from kernels.cost import H100, attention_cost, floor_seconds, scratch_bytes
+from kernels.cross_image_attention.tiles import split_width
 
 
 def test_products_and_exponentials_of_the_largest_layer() -> None:

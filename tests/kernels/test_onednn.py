@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import cross_image_attention
+from kernels.cross_image_attention.torch import _MANY_KEYS
 from kernels.onednn import (
     PART,
     Activation,
@@ -22,7 +23,6 @@ from kernels.onednn import (
     prepack,
     sum_of_parts,
 )
-from kernels.torch_attention import _MANY_KEYS
 from tests.tolerances import assert_as_accurate
 
 pytestmark = pytest.mark.skipif(

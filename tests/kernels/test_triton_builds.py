@@ -14,7 +14,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from builds import Build, build, build_smaller_kernels
 
-from kernels.configs import SHARED_MEMORY, choose_tiles
+from kernels.cross_image_attention.tiles import SHARED_MEMORY, choose_tiles
 
 # (head width, tokens) of SD-1.5's layers at 512 x 512.
 SHAPES = {40: 4096, 80: 1024, 160: 256}

@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from builds import Build
 from layer_builds import build_geglu, build_group_norm
 
-from kernels.configs import SHARED_MEMORY
+from kernels.cross_image_attention.tiles import SHARED_MEMORY
 
 DTYPES = ("float16", "bfloat16", "float32")
 # (channels, side) of SD-1.5's UNet and autoencoder at 512 x 512.

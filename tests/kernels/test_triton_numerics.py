@@ -16,7 +16,7 @@ from cases import LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
 from kernels import AttentionResult, adain_features, class_statistics, cross_image_attention, masked_adain
-from kernels.configs import Tiles
+from kernels.cross_image_attention.tiles import Tiles
 from tests.tolerances import assert_as_accurate
 
 pytestmark = pytest.mark.gpu
@@ -56,7 +56,7 @@ def doubles(*tensors: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("contrast", [1.0, 1.67, 0.6])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_attention_is_as_accurate_as_plain_pytorch(case: Case, contrast: float, dtype: torch.dtype) -> None:
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     q, k, v = on_device(*attention_input(case, dtype))
     out = triton_attention.launch(q, k, v, contrast, tiles=SMALL).result
@@ -76,7 +76,7 @@ def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], withi
     q, k, v = on_device(*attention_input(case, dtype))
     of_query, of_key = on_device(labels(patterns[0], 2, case.queries, 1), labels(patterns[1], 2, case.keys, 2))
     pair = (of_query.expand(2, -1), of_key.expand(2, -1))
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     result = triton_attention.launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=SMALL).result
     assert isinstance(result, AttentionResult)
@@ -108,7 +108,7 @@ def test_two_runs_agree_bit_for_bit(within_class: bool) -> None:
     case = Case(1, 1, 33, 40, 40)
     q, k, v = on_device(*attention_input(case, torch.float16))
     of_query, of_key = on_device(labels("mixed", 1, 33, 1), labels("mixed", 1, 40, 2))
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     runs = []
     for _ in range(2 if DEVICE == "cpu" else 50):
@@ -135,7 +135,7 @@ def separated(groups: int, size: int, width: int, dtype: torch.dtype) -> tuple[T
 @pytest.mark.parametrize("contrast", [1.67, 1.01])
 def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> None:
     q, k, v = separated(3, 16, 16, dtype)
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     skipping = triton_attention.launch(q, k, v, contrast, tiles=SMALL)
     whole = triton_attention.launch(q, k, v, contrast, tiles=SMALL, skip=False)
@@ -152,7 +152,7 @@ def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> N
 def test_restriction_skips_tiles_of_other_classes() -> None:
     q, k, v = on_device(*attention_input(Case(1, 1, 32, 32, 16), torch.float32))
     of_class = torch.arange(32, device=DEVICE) // 16
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     pair = (of_class[None], of_class[None])
     skipping = triton_attention.launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL)
@@ -172,7 +172,7 @@ def test_nan_and_infinity_stay_where_they_are(contrast: float) -> None:
     q[0, 0, 3, 5] = math.nan
     of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 17, 2))
     v[0, 1, of_key == 1] = math.inf
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     result = triton_attention.launch(q, k, v, contrast, (of_query[None], of_key[None]), 3, tiles=SMALL).result
     assert isinstance(result, AttentionResult)
@@ -221,7 +221,7 @@ def test_keys_that_are_not_seen_may_hold_anything(worst: float, contrast: float)
     of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 35, 2))
     of_query[:2] = 3  # a class without keys sees them all
     k, v = k.clone(), v.clone()
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     pair = (of_query[None], of_key[None])
     before = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result

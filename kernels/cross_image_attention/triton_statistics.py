@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.configs import alignment, split_width
+from kernels.cross_image_attention.tiles import alignment, split_width
 from kernels.results import ClassStatistics
 from kernels.triton_tiles import device_of, load_tile
 

@@ -9,7 +9,9 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from kernels import checks, reference, torch_attention, torch_statistics
+from kernels import checks, reference
+from kernels.cross_image_attention import torch as torch_attention
+from kernels.cross_image_attention import torch_statistics
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 
@@ -119,7 +121,7 @@ def cross_image_attention(
             return reference.attention(q, k, v, contrast)
         if impl == "torch":
             return torch_attention.attention(q, k, v, contrast)
-        from kernels import triton_attention
+        from kernels.cross_image_attention import triton as triton_attention
 
         return triton_attention.attention(q, k, v, contrast)
 
@@ -142,7 +144,7 @@ def cross_image_attention(
         )
         query = torch_statistics.class_statistics(out, query_labels, num_classes)
         return AttentionResult(out, query, torch_statistics.class_statistics(v, key_labels, num_classes))
-    from kernels import triton_attention
+    from kernels.cross_image_attention import triton as triton_attention
 
     return triton_attention.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
 
@@ -178,6 +180,6 @@ def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Imple
         return reference.class_statistics(x, labels, num_classes)
     if impl == "torch":
         return torch_statistics.class_statistics(x, labels, num_classes)
-    from kernels import triton_statistics
+    from kernels.cross_image_attention import triton_statistics
 
     return triton_statistics.class_statistics(x, labels, num_classes)

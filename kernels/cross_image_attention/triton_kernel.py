@@ -21,7 +21,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton_statistics import merge_partials, store_partials
+from kernels.cross_image_attention.triton_statistics import merge_partials, store_partials
 from kernels.triton_tiles import dot, load_tile, narrowed
 
 # Tiles whose row maxima are compared at once, and key labels counted at once.

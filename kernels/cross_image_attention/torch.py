@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.cross_image_attention.torch_statistics import accumulator
 from kernels.onednn import PART, is_supported, linear, pack_parts, sum_of_parts
-from kernels.torch_statistics import accumulator
 
 # Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
 # thread brings its own cache; on a GPU a block must fill the device. Two such blocks are held at once.

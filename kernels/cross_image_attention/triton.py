@@ -1,4 +1,4 @@
-"""Launching the fused attention kernel of ``kernels.triton_attention_kernel``.
+"""Launching the fused attention kernel of ``kernels.cross_image_attention.triton_kernel``.
 
 B batch, H heads, Nq queries, Nk keys, D head width, C classes.
 """
@@ -12,10 +12,10 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.configs import Tiles, alignment, choose_tiles, split_width
+from kernels.cross_image_attention.tiles import Tiles, alignment, choose_tiles, split_width
+from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
+from kernels.cross_image_attention.triton_statistics import MERGED_TILES, empty_statistics, scratch
 from kernels.results import AttentionResult
-from kernels.triton_attention_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
-from kernels.triton_statistics import MERGED_TILES, empty_statistics, scratch
 from kernels.triton_tiles import device_of, emulates
 
 
@@ -72,7 +72,7 @@ def launch(
     skip: bool = True,
     tiles: Tiles | None = None,
 ) -> Launch:
-    """One launch of the kernel; arguments as checked by ``kernels.attention``.
+    """One launch of the kernel; arguments as checked by ``kernels.cross_image_attention.api``.
 
     Args:
         q: [B, H, Nq, D].
@@ -83,7 +83,7 @@ def launch(
         num_classes: C, with labels.
         within_class: keep classes apart.
         skip: leave out tiles that contribute exactly 0; the result is the same bit for bit.
-        tiles: tile sizes instead of those of ``kernels.configs``.
+        tiles: tile sizes instead of those of ``kernels.cross_image_attention.tiles``.
     """
     batch, heads, queries, width = q.shape
     keys = k.shape[2]
