@@ -11,10 +11,10 @@ An ``impl`` never falls back to another: what it cannot do, it refuses with ever
 
 from __future__ import annotations
 
-from kernels.adain import adain_features, masked_adain
 from kernels.checks import CONTRAST_RANGE
 from kernels.cross_image_attention.api import class_statistics, cross_image_attention
 from kernels.layers import geglu, group_norm
+from kernels.masked_adain.api import adain_features, masked_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 __all__ = [

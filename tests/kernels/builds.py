@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 from kernels.cross_image_attention.tiles import Tiles, split_width
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_TILES, MOST_REGISTERS, statistics_kernel
-from kernels.triton_adain import adain_features_kernel, masked_adain_kernel
+from kernels.masked_adain.triton import adain_features_kernel, masked_adain_kernel
 
 TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 INTEGER_POINTERS = {

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kernels import checks, reference, torch_adain
+from kernels import checks, reference
+from kernels.masked_adain import torch as torch_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 AdainClasses = Iterable[int]
@@ -93,7 +94,7 @@ def masked_adain(
         return reference.masked_adain(z, source, z_labels, source_labels, wanted, eps)
     if impl == "torch":
         return torch_adain.masked_adain(z, source, z_labels, source_labels, wanted, eps)
-    from kernels import triton_adain
+    from kernels.masked_adain import triton as triton_adain
 
     return triton_adain.masked_adain(z, source, z_labels, source_labels, wanted, num_classes, eps)
 
@@ -159,6 +160,6 @@ def adain_features(
         return reference.adain_features(result, query_labels, eps)
     if impl == "torch":
         return torch_adain.adain_features(result, query_labels, eps)
-    from kernels import triton_adain
+    from kernels.masked_adain import triton as triton_adain
 
     return triton_adain.adain_features(result, query_labels, eps)
