@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from kernels.checks import CONTRAST_RANGE
 from kernels.cross_image_attention.api import class_statistics, cross_image_attention
-from kernels.layers import geglu, group_norm
+from kernels.group_norm.api import geglu, group_norm
 from kernels.masked_adain.api import adain_features, masked_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 

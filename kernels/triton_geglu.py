@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.checks import folded_stride
-from kernels.layer_configs import GATED_COLUMNS, GATED_ROWS, GATED_WARPS
+from kernels.group_norm.tiles import GATED_COLUMNS, GATED_ROWS, GATED_WARPS
 from kernels.triton_tiles import device_of, emulates, narrowed
 
 

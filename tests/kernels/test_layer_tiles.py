@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernels.layer_configs import MOST_POSITIONS, MOST_STRIDE, choose_group_tiles, power_of_two
+from kernels.group_norm.tiles import MOST_POSITIONS, MOST_STRIDE, choose_group_tiles, power_of_two
 
 MULTIPROCESSORS = 132
 SHAPES = [

@@ -16,7 +16,7 @@ from cases import NormCase, norm_input
 from torch import Tensor
 
 from kernels import geglu, group_norm
-from kernels.layer_configs import GroupTiles
+from kernels.group_norm.tiles import GroupTiles
 from tests.tolerances import assert_as_accurate
 
 pytestmark = pytest.mark.gpu
@@ -56,7 +56,7 @@ def on_device(*tensors: Tensor) -> list[Tensor]:
 
 
 def launch(x: Tensor, groups: int, weight: Tensor, bias: Tensor, silu: bool, tiles: GroupTiles | None) -> Tensor:
-    from kernels import triton_group_norm
+    from kernels.group_norm import triton as triton_group_norm
 
     layout = torch.contiguous_format
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():

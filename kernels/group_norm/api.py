@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import checks, reference, torch_layers
-from kernels.layer_configs import MOST_POSITIONS, MOST_STRIDE
+from kernels import checks, reference
+from kernels.group_norm import torch as torch_layers
+from kernels.group_norm.tiles import MOST_POSITIONS, MOST_STRIDE
 from kernels.results import Implementation
 
 
@@ -81,7 +82,7 @@ def group_norm(
         return reference.group_norm(x, groups, weight, bias, eps, silu, layout)
     if impl == "torch":
         return torch_layers.group_norm(x, groups, weight, bias, eps, silu, layout)
-    from kernels import triton_group_norm
+    from kernels.group_norm import triton as triton_group_norm
 
     return triton_group_norm.group_norm(x, groups, weight, bias, eps, silu, layout)
 

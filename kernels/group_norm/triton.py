@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.checks import folded_stride
-from kernels.layer_configs import GroupTiles, choose_group_tiles, power_of_two
+from kernels.group_norm.tiles import GroupTiles, choose_group_tiles, power_of_two
 from kernels.triton_tiles import device_of, emulates, narrowed
 
 _SIZES = ("groups", "blocks", "chunks")

@@ -1,0 +1,1 @@
+"""Group normalisation with SiLU: `api` checks the arguments, `torch` and `triton` compute."""
