@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from kernels.checks import CONTRAST_RANGE
 from kernels.cross_image_attention.api import class_statistics, cross_image_attention
-from kernels.group_norm.api import geglu, group_norm
+from kernels.geglu.api import geglu
+from kernels.group_norm.api import group_norm
 from kernels.masked_adain.api import adain_features, masked_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 

@@ -16,7 +16,7 @@ from kernels.cross_image_attention.tiles import Tiles, alignment, choose_tiles, 
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_TILES, empty_statistics, scratch
 from kernels.results import AttentionResult
-from kernels.triton_tiles import device_of, emulates
+from kernels.triton_tile_ops import device_of, emulates
 
 
 class Launch(NamedTuple):

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from kernels.cross_image_attention.triton_statistics import merge_partials, store_partials
-from kernels.triton_tiles import dot, load_tile, narrowed
+from kernels.triton_tile_ops import dot, load_tile, narrowed
 
 # Tiles whose row maxima are compared at once, and key labels counted at once.
 COMPARED_TILES = 16

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.cross_image_attention.tiles import alignment, split_width
 from kernels.results import ClassStatistics
-from kernels.triton_tiles import device_of, load_tile
+from kernels.triton_tile_ops import device_of, load_tile
 
 # Tiles that are merged at once, and positions in a tile of ``class_statistics``.
 MERGED_TILES = 32

@@ -1,4 +1,4 @@
-"""``impl="torch"``: group normalisation and GEGLU with no tensor beside the result where PyTorch allows it."""
+"""``impl="torch"``: group normalisation with no tensor beside the result where PyTorch allows it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,3 @@ def group_norm(
     if silu:
         out = F.silu(out, inplace=True)
     return out.contiguous(memory_format=layout)
-
-
-def geglu(projected: Tensor) -> Tensor:
-    """projected [..., 2·C] -> [..., C]; the product is formed in the memory of the gate's GELU."""
-    value, gate = projected.chunk(2, -1)  # [..., C] each
-    return F.gelu(gate).mul_(value)

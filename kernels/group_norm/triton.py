@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kernels.checks import folded_stride
 from kernels.group_norm.tiles import GroupTiles, choose_group_tiles, power_of_two
-from kernels.triton_tiles import device_of, emulates, narrowed
+from kernels.triton_tile_ops import device_of, emulates, narrowed
 
 _SIZES = ("groups", "blocks", "chunks")
 

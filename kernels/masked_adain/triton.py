@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.cross_image_attention.tiles import alignment, split_width
 from kernels.results import AttentionResult
-from kernels.triton_tiles import device_of, emulates, load_tile, narrowed
+from kernels.triton_tile_ops import device_of, emulates, load_tile, narrowed
 
 _POSITIONS = 1024  # of a channel, at once
 _QUERIES = 64  # of attention features, at once

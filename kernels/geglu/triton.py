@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.checks import folded_stride
 from kernels.group_norm.tiles import GATED_COLUMNS, GATED_ROWS, GATED_WARPS
-from kernels.triton_tiles import device_of, emulates, narrowed
+from kernels.triton_tile_ops import device_of, emulates, narrowed
 
 
 @triton.jit(do_not_specialize=["rows", "blocks"])
