@@ -9,9 +9,9 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from kernels import checks, reference
+from kernels import checks
+from kernels.cross_image_attention import reference, torch_statistics
 from kernels.cross_image_attention import torch as torch_attention
-from kernels.cross_image_attention import torch_statistics
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 

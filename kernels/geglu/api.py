@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels import checks, reference
+from kernels import checks
+from kernels.cross_image_attention import reference
 from kernels.geglu import torch as torch_geglu
 from kernels.results import Implementation
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import checks, reference
+from kernels import checks
+from kernels.cross_image_attention import reference
 from kernels.group_norm import torch as torch_layers
 from kernels.group_norm.tiles import MOST_POSITIONS, MOST_STRIDE
 from kernels.results import Implementation

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from kernels import checks, reference
+from kernels import checks
+from kernels.cross_image_attention import reference
 from kernels.masked_adain import torch as torch_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 

@@ -29,6 +29,6 @@ def test_import_needs_no_triton_and_starts_no_cuda() -> None:
 
 
 def test_reference_imports_no_other_implementation() -> None:
-    source = (ROOT / "kernels" / "reference.py").read_text()
+    source = (ROOT / "kernels" / "cross_image_attention" / "reference.py").read_text()
     imports = [line for line in source.splitlines() if line.startswith(("import", "from"))]
     assert not [line for line in imports if "triton" in line or "torch_" in line]
