@@ -11,11 +11,12 @@ An ``impl`` never falls back to another: what it cannot do, it refuses with ever
 
 from __future__ import annotations
 
+from kernels.adain_features.api import adain_features
 from kernels.checks import CONTRAST_RANGE
 from kernels.cross_image_attention.api import class_statistics, cross_image_attention
 from kernels.geglu.api import geglu
 from kernels.group_norm.api import group_norm
-from kernels.masked_adain.api import adain_features, masked_adain
+from kernels.masked_adain.api import masked_adain
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 __all__ = [

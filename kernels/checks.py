@@ -6,13 +6,12 @@ import numbers
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from kernels.cross_image_attention.tiles import NARROWEST, WIDEST
+from kernels.head_widths import NARROWEST, WIDEST
 from kernels.results import Implementation
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -198,13 +197,3 @@ def check_no_gradient(reasons: Reasons, impl: str, tensors: dict[str, Tensor]) -
     if impl != "reference" and torch.is_grad_enabled():
         wanting = [name for name, t in tensors.items() if t.requires_grad]
         reasons.unless(not wanting, f"{' and '.join(wanting)} want gradients, which only impl='reference' gives here")
-
-
-def folded_stride(x: Tensor, first: int, last: int) -> int | None:
-    """The stride of dimensions first..last-1 taken as one; None where they do not fold, 1 where there are none."""
-    sides = list(zip(x.shape[first:last], x.stride()[first:last], strict=True))
-    sides = [(size, stride) for size, stride in sides if size > 1]
-    for (_, outer), (size, inner) in pairwise(sides):
-        if outer != size * inner:
-            return None
-    return sides[-1][1] if sides else 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.cross_image_attention.tiles import split_width
+from kernels.head_widths import split_width
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.cross_image_attention.torch_statistics import accumulator
+from kernels.precision import accumulator
 from model.cpu_layers import Conv2d
 from model.layers import ResnetBlock, Upsample
 

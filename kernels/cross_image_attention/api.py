@@ -10,8 +10,8 @@ from typing import Literal, overload
 from torch import Tensor
 
 from kernels import checks
-from kernels.cross_image_attention import reference, torch_statistics
-from kernels.cross_image_attention import torch as torch_attention
+from kernels.cross_image_attention import reference
+from kernels.cross_image_attention import torch as torch_impl
 from kernels.results import AttentionResult, ClassStatistics, Implementation
 
 
@@ -120,10 +120,10 @@ def cross_image_attention(
         if impl == "reference":
             return reference.attention(q, k, v, contrast)
         if impl == "torch":
-            return torch_attention.attention(q, k, v, contrast)
-        from kernels.cross_image_attention import triton as triton_attention
+            return torch_impl.attention(q, k, v, contrast)
+        from kernels.cross_image_attention import triton as triton_impl
 
-        return triton_attention.attention(q, k, v, contrast)
+        return triton_impl.attention(q, k, v, contrast)
 
     if num_classes is None:
         num_classes = 1 + max(int(query_labels.max()), int(key_labels.max()))
@@ -138,15 +138,15 @@ def cross_image_attention(
         return AttentionResult(out, query, reference.class_statistics(v, key_labels, num_classes))
     if impl == "torch":
         out = (
-            torch_attention.attention(q, k, v, contrast)
+            torch_impl.attention(q, k, v, contrast)
             if not within_class
-            else torch_attention.restricted(q, k, v, contrast, query_labels, key_labels, num_classes)
+            else torch_impl.restricted(q, k, v, contrast, query_labels, key_labels, num_classes)
         )
-        query = torch_statistics.class_statistics(out, query_labels, num_classes)
-        return AttentionResult(out, query, torch_statistics.class_statistics(v, key_labels, num_classes))
-    from kernels.cross_image_attention import triton as triton_attention
+        query = torch_impl.class_statistics(out, query_labels, num_classes)
+        return AttentionResult(out, query, torch_impl.class_statistics(v, key_labels, num_classes))
+    from kernels.cross_image_attention import triton as triton_impl
 
-    return triton_attention.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
+    return triton_impl.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
 
 
 def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Implementation = "torch") -> ClassStatistics:
@@ -179,7 +179,7 @@ def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Imple
     if impl == "reference":
         return reference.class_statistics(x, labels, num_classes)
     if impl == "torch":
-        return torch_statistics.class_statistics(x, labels, num_classes)
+        return torch_impl.class_statistics(x, labels, num_classes)
     from kernels.cross_image_attention import triton_statistics
 
     return triton_statistics.class_statistics(x, labels, num_classes)

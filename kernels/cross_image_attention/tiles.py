@@ -1,4 +1,4 @@
-"""Tile sizes of the Triton kernels as data, by head width and GPU architecture.
+"""Tile sizes of the attention kernel as data, by head width and GPU architecture.
 
 Chosen so that ahead-of-time builds use no local memory (no register spills) and stay within each chip's shared
 memory; the tests check both for every row of the table.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-NARROWEST, WIDEST = 8, 160  # head widths D that the kernels take
+from kernels.head_widths import split_width
 
 # Largest shared memory of one block in bytes, by compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
@@ -25,29 +23,6 @@ class Tiles:
     warps: int
     stages: int  # steps whose loads are in flight
     registers: int | None = None  # most that one thread may use, so that several programs fit a multiprocessor
-
-
-def split_width(width: int) -> tuple[int, int]:
-    """Two powers of two of at least 16, or one and 0, that together hold ``width`` columns with little to spare.
-
-    40 is 32 + 16, 80 is 64 + 16, 160 is 128 + 32; 64 and 120 stay whole (64, 128).
-    """
-    whole = 16
-    while whole < width:
-        whole *= 2
-    first = whole // 2
-    rest = 16
-    while rest < width - first:
-        rest *= 2
-    return (whole, 0) if first < 16 or first + rest >= whole else (first, rest)
-
-
-def alignment(*tensors: Tensor) -> int:
-    """The largest power of two of elements, up to 16 bytes, that every stride but the last is a multiple of."""
-    elements = 16 // tensors[0].element_size()
-    while any(stride % elements for t in tensors for stride in t.stride()[:-1]):
-        elements //= 2
-    return elements
 
 
 # For half types: head widths as held, up to which a row serves; architectures; tiles where there are queries enough to

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.cross_image_attention.torch_statistics import accumulator
 from kernels.onednn import PART, is_supported, linear, pack_parts, sum_of_parts
+from kernels.precision import accumulator
+from kernels.results import ClassStatistics
 
 # Bytes of one block of scores. On a CPU a block and its probabilities should stay near the core, and each
 # thread brings its own cache; on a GPU a block must fill the device. Two such blocks are held at once.
@@ -164,3 +165,25 @@ def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> N
             else:
                 part = linear(p.to(v.dtype), values)
             out[head, row : row + rows] = part  # [rows, D]
+
+
+@torch.no_grad()
+def class_statistics(x: Tensor, labels: Tensor, num_classes: int) -> ClassStatistics:
+    """x [B, H, N, D] and labels [B, N] -> count [B, C], mean and unbiased variance [B, H, C, D]."""
+    batch, heads, _, width = x.shape
+    dtype = accumulator(x.dtype)
+    count = torch.zeros(batch, num_classes, dtype=torch.int64, device=x.device)
+    mean = torch.zeros(batch, heads, num_classes, width, dtype=dtype, device=x.device)
+    variance = torch.zeros_like(mean)
+    for b in range(batch):
+        for c in range(num_classes):
+            member = (labels[b] == c).nonzero()[:, 0]  # [members]
+            count[b, c] = len(member)
+            if len(member) == 0:
+                continue
+            values = x[b][:, member].to(dtype)  # [H, members, D]
+            mean[b, :, c] = values.mean(1)
+            if len(member) > 1:
+                values = values - mean[b, :, None, c]
+                variance[b, :, c] = values.square_().sum(1) / (len(member) - 1)
+    return ClassStatistics(count, mean, variance)

@@ -12,10 +12,12 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.cross_image_attention.tiles import Tiles, alignment, choose_tiles, split_width
+from kernels.cross_image_attention.tiles import Tiles, choose_tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_TILES, empty_statistics, scratch
+from kernels.head_widths import split_width
 from kernels.results import AttentionResult
+from kernels.strides import alignment
 from kernels.triton_tile_ops import device_of, emulates
 
 

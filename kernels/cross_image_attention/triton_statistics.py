@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cross_image_attention.tiles import alignment, split_width
+from kernels.head_widths import split_width
 from kernels.results import ClassStatistics
+from kernels.strides import alignment
 from kernels.triton_tile_ops import device_of, load_tile
 
 # Tiles that are merged at once, and positions in a tile of ``class_statistics``.

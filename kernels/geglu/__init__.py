@@ -1,1 +1,1 @@
-"""GEGLU, the gated GELU of feed-forward layers: `api` checks the arguments, `torch` and `triton` compute."""
+"""GEGLU, a gated GELU: `api` checks the arguments, `reference`, `torch` and `triton` compute."""

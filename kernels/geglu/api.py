@@ -8,9 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels import checks
-from kernels.cross_image_attention import reference
-from kernels.geglu import torch as torch_geglu
+from kernels.geglu import reference
+from kernels.geglu import torch as torch_impl
 from kernels.results import Implementation
+from kernels.strides import folded_stride
 
 
 def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
@@ -40,7 +41,7 @@ def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
         checks.check_no_gradient(reasons, impl, {"projected": projected})
     shaped = projected.ndim >= 1 and projected.numel() > 0 and projected.shape[-1] % 2 == 0
     if reasons.unless(shaped, f"projected must be [..., 2·C], is {checks.shape(projected)}") and impl == "triton":
-        even = checks.folded_stride(projected, 0, projected.ndim - 1) is not None
+        even = folded_stride(projected, 0, projected.ndim - 1) is not None
         strides = list(projected.stride())
         reasons.unless(even, f"impl='triton' needs rows one stride apart, projected has strides {strides}")
     reasons.throw()
@@ -48,7 +49,7 @@ def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
     if impl == "reference":
         return reference.geglu(projected)
     if impl == "torch":
-        return torch_geglu.geglu(projected)
-    from kernels.geglu import triton as triton_geglu
+        return torch_impl.geglu(projected)
+    from kernels.geglu import triton as triton_impl
 
-    return triton_geglu.geglu(projected)
+    return triton_impl.geglu(projected)

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.checks import folded_stride
 from kernels.group_norm.tiles import GATED_COLUMNS, GATED_ROWS, GATED_WARPS
+from kernels.strides import folded_stride
 from kernels.triton_tile_ops import device_of, emulates, narrowed
 
 

@@ -1,1 +1,1 @@
-"""Group normalisation with SiLU: `api` checks the arguments, `torch` and `triton` compute."""
+"""Group normalisation with SiLU: `api` checks the arguments, `reference`, `torch` and `triton` compute."""

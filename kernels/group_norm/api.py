@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from kernels import checks
-from kernels.cross_image_attention import reference
-from kernels.group_norm import torch as torch_layers
+from kernels.group_norm import reference
+from kernels.group_norm import torch as torch_impl
 from kernels.group_norm.tiles import MOST_POSITIONS, MOST_STRIDE
 from kernels.results import Implementation
+from kernels.strides import folded_stride
 
 
 def group_norm(
@@ -69,7 +70,7 @@ def group_norm(
         for name, t in (("weight", weight), ("bias", bias)):
             reasons.unless(t.shape == (channels,), f"{name} must be [{channels}], is {checks.shape(t)}")
         if impl == "triton":
-            row, strides = checks.folded_stride(x, 2, 4), list(x.stride())
+            row, strides = folded_stride(x, 2, 4), list(x.stride())
             reasons.unless(row is not None, f"impl='triton' needs positions one stride apart, not strides {strides}")
             near = max(x.shape[2] * x.shape[3], strides[1]) <= MOST_POSITIONS and (row is None or row <= MOST_STRIDE)
             most = f"at most {MOST_POSITIONS} positions, channels as far apart and positions {MOST_STRIDE}"
@@ -82,7 +83,7 @@ def group_norm(
     if impl == "reference":
         return reference.group_norm(x, groups, weight, bias, eps, silu, layout)
     if impl == "torch":
-        return torch_layers.group_norm(x, groups, weight, bias, eps, silu, layout)
-    from kernels.group_norm import triton as triton_group_norm
+        return torch_impl.group_norm(x, groups, weight, bias, eps, silu, layout)
+    from kernels.group_norm import triton as triton_impl
 
-    return triton_group_norm.group_norm(x, groups, weight, bias, eps, silu, layout)
+    return triton_impl.group_norm(x, groups, weight, bias, eps, silu, layout)

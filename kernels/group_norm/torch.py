@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cross_image_attention.torch_statistics import accumulator
+from kernels.precision import accumulator
 
 
 def group_norm(

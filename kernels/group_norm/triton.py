@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.checks import folded_stride
 from kernels.group_norm.tiles import GroupTiles, choose_group_tiles, power_of_two
+from kernels.strides import folded_stride
 from kernels.triton_tile_ops import device_of, emulates, narrowed
 
 _SIZES = ("groups", "blocks", "chunks")

@@ -1,1 +1,1 @@
-"""AdaIN by class, of latents and of attention features: `api` checks the arguments, `torch` and `triton` compute."""
+"""AdaIN of latents by masks: `api` checks the arguments, `reference`, `torch` and `triton` compute."""

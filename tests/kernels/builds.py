@@ -13,10 +13,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.cross_image_attention.tiles import Tiles, split_width
+from kernels.adain_features.triton import adain_features_kernel
+from kernels.cross_image_attention.tiles import Tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_TILES, MOST_REGISTERS, statistics_kernel
-from kernels.masked_adain.triton import adain_features_kernel, masked_adain_kernel
+from kernels.head_widths import split_width
+from kernels.masked_adain.triton import masked_adain_kernel
 
 TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 INTEGER_POINTERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernels.cost import H100, attention_cost, floor_seconds, scratch_bytes
-from kernels.cross_image_attention.tiles import split_width
+from kernels.head_widths import split_width
 
 
 def test_products_and_exponentials_of_the_largest_layer() -> None:
