@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from kernels.adain_features.api import adain_features
 from kernels.checks import CONTRAST_RANGE
-from kernels.cross_image_attention.api import class_statistics, cross_image_attention
+from kernels.cross_image_attention.api import cross_image_attention
 from kernels.geglu.api import geglu
 from kernels.group_norm.api import group_norm
 from kernels.masked_adain.api import masked_adain
@@ -25,7 +25,6 @@ __all__ = [
     "ClassStatistics",
     "Implementation",
     "adain_features",
-    "class_statistics",
     "cross_image_attention",
     "geglu",
     "group_norm",

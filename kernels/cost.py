@@ -80,20 +80,3 @@ def floor_seconds(cost: Cost, limits: Limits) -> float:
         cost.exponentials / limits.exponentials,
         cost.bytes / limits.bytes,
     )
-
-
-def scratch_bytes(
-    batch: int, heads: int, queries: int, keys: int, width: int, rows: int, columns: int, *, skip: bool, classes: int
-) -> int:
-    """Memory that one call holds beside its result, with tiles of ``rows`` queries and ``columns`` keys.
-
-    Row maxima (2 bytes a query and tile), tile lists and visit counts where tiles may be skipped; partial
-    statistics of every tile and one ticket an image and head where labels are given.
-    """
-    blocks, tiles = -(-queries // rows), -(-keys // columns)
-    held = 0
-    if skip:
-        held += batch * heads * blocks * (tiles * (2 * rows + 4) + 4)
-    if classes > 0:
-        held += batch * heads * ((blocks + tiles) * classes * (1 + 2 * width) * 4 + 4)
-    return held

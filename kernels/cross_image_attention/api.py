@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels import checks
 from kernels.cross_image_attention import reference
 from kernels.cross_image_attention import torch as torch_impl
-from kernels.results import AttentionResult, ClassStatistics, Implementation
+from kernels.results import AttentionResult, Implementation
 
 
 @overload
@@ -39,7 +39,7 @@ def cross_image_attention(
     contrast: float = 1.0,
     query_labels: Tensor,
     key_labels: Tensor,
-    num_classes: int | None = None,
+    num_classes: int,
     within_class: bool = False,
     impl: Implementation = "torch",
 ) -> AttentionResult: ...
@@ -78,7 +78,7 @@ def cross_image_attention(
         contrast: within ``CONTRAST_RANGE``, 1e-6 to 1e6; below 1 it flattens.
         query_labels: integers 0..C-1, [Nq] or [B, Nq]; given together with ``key_labels``.
         key_labels: integers 0..C-1, [Nk] or [B, Nk].
-        num_classes: C; read from the labels where not given.
+        num_classes: C, with labels.
         within_class: keep classes apart; needs labels.
         impl: which implementation; see the package. Softmax and statistics are float32 (float64 for float64).
 
@@ -92,7 +92,7 @@ def cross_image_attention(
     reasons = checks.Reasons("cross_image_attention")
     comparable = checks.check_impl(reasons, impl)
     contrasted = not checks.check_contrast(reasons, contrast) or contrast != 1
-    if num_classes is not None:
+    if any(given is not None for given in (num_classes, query_labels, key_labels)):
         checks.check_num_classes(reasons, num_classes)
     checks.check_flag(reasons, "within_class", within_class)
     data = {"q": q, "k": k, "v": v}
@@ -125,10 +125,7 @@ def cross_image_attention(
 
         return triton_impl.attention(q, k, v, contrast)
 
-    if num_classes is None:
-        num_classes = 1 + max(int(query_labels.max()), int(key_labels.max()))
-        checks.check_num_classes(reasons, num_classes)  # on a GPU labels have not been looked at
-        reasons.throw()
+    assert num_classes is not None
     num_classes = int(num_classes)
     query_labels = checks.comparable(query_labels, num_classes).expand(q.shape[0], q.shape[2])  # [B, Nq]
     key_labels = checks.comparable(key_labels, num_classes).expand(k.shape[0], k.shape[2])  # [B, Nk]
@@ -147,39 +144,3 @@ def cross_image_attention(
     from kernels.cross_image_attention import triton as triton_impl
 
     return triton_impl.labelled_attention(q, k, v, contrast, query_labels, key_labels, num_classes, within_class)
-
-
-def class_statistics(x: Tensor, labels: Tensor, *, num_classes: int, impl: Implementation = "torch") -> ClassStatistics:
-    """Count, mean and unbiased variance of x over the positions of each class.
-
-    Args:
-        x: [B, H, N, D], any strides.
-        labels: integers 0..C-1, [N] or [B, N].
-        num_classes: C.
-        impl: which implementation; see the package.
-
-    Raises:
-        ValueError: naming every reason at once.
-    """
-    reasons = checks.Reasons("class_statistics")
-    comparable = checks.check_impl(reasons, impl)
-    counted = checks.check_num_classes(reasons, num_classes)
-    if not (checks.check_tensors(reasons, {"x": x, "labels": labels}) and comparable):
-        reasons.throw()
-    checks.check_alike(reasons, {"x": x})
-    checks.check_triton(reasons, impl, x, x.shape[-1] if x.ndim == 4 else None)
-    checks.check_no_gradient(reasons, impl, {"x": x})
-    if reasons.unless(x.ndim == 4 and x.numel() > 0, f"x must be [B, H, N, D], is {checks.shape(x)}"):
-        shapes = ((x.shape[2],), (x.shape[0], x.shape[2]))
-        checks.check_labels(reasons, "labels", labels, shapes, num_classes if counted else None, x.device)
-    reasons.throw()
-
-    num_classes = int(num_classes)
-    labels = checks.comparable(labels, num_classes).expand(x.shape[0], x.shape[2])  # [B, N]
-    if impl == "reference":
-        return reference.class_statistics(x, labels, num_classes)
-    if impl == "torch":
-        return torch_impl.class_statistics(x, labels, num_classes)
-    from kernels.cross_image_attention import triton_statistics
-
-    return triton_statistics.class_statistics(x, labels, num_classes)

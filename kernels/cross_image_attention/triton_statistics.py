@@ -19,17 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.head_widths import split_width
 from kernels.results import ClassStatistics
-from kernels.strides import alignment
-from kernels.triton_tile_ops import device_of, load_tile
 
-# Tiles that are merged at once, and positions in a tile of ``class_statistics``.
-MERGED_TILES = 32
-POSITIONS = 64
-
-# Left to itself, the assembler of Triton 3.6 spills two registers to keep within 80.
-MOST_REGISTERS = 255
+MERGED_TILES = 32  # partials that are merged at once
 
 
 @triton.jit
@@ -153,66 +145,6 @@ def merge_partials(
             tl.store(count_out + (image_head // heads) * classes + c, tl.cast(count, tl.int64))
 
 
-@triton.jit(do_not_specialize=["heads", "positions", "classes"])
-def statistics_kernel(
-    x,
-    labels,
-    counts,
-    moments,
-    tickets,
-    count_out,
-    mean_out,
-    variance_out,
-    x_batch,
-    x_head,
-    x_row,
-    x_column,
-    label_batch,
-    label_row,
-    heads,
-    positions,
-    classes,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    ROWS: tl.constexpr,
-    ALIGN: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    tile = tl.program_id(0)
-    tiles = tl.num_programs(0)
-    image_head = tl.program_id(1)
-    image = (image_head // heads).to(tl.int64)
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    valid = rows < positions
-    base = x + image * x_batch + tl.multiple_of((image_head % heads) * x_head, ALIGN)
-    first = load_tile(base, rows, x_row, x_column, valid, 0, FIRST, D, False).to(tl.float32)
-    second = first
-    if SECOND > 0:
-        second = load_tile(base, rows, x_row, x_column, valid, FIRST, SECOND, D, False).to(tl.float32)
-    of_row = tl.load(labels + image * label_batch + rows * label_row, mask=valid, other=0)
-    first_slot = image_head * tiles
-    store_partials(first, second, of_row, valid, counts, moments, first_slot + tile, classes, D, FIRST, SECOND)
-    tl.debug_barrier()
-    if tl.atomic_add(tickets + image_head, 1, sem="acq_rel") == tiles - 1:
-        merge_partials(
-            counts,
-            moments,
-            first_slot,
-            tiles,
-            count_out,
-            mean_out,
-            variance_out,
-            image_head,
-            heads,
-            classes,
-            D,
-            FIRST,
-            SECOND,
-            TILES,
-        )
-
-
 def empty_statistics(batch: int, heads: int, classes: int, width: int, device: torch.device) -> ClassStatistics:
     """Memory for the statistics of a float16, bfloat16 or float32 tensor, every element of which is written."""
     mean = torch.empty(batch, heads, classes, width, dtype=torch.float32, device=device)
@@ -226,37 +158,3 @@ def scratch(image_heads: int, tiles: int, classes: int, width: int, device: torc
         torch.empty(image_heads, tiles, classes, 2, width, dtype=torch.float32, device=device),
         torch.zeros(image_heads, dtype=torch.int32, device=device),
     )
-
-
-def class_statistics(x: Tensor, labels: Tensor, num_classes: int) -> ClassStatistics:
-    """x [B, H, N, D] and labels [B, N] -> count [B, C], mean and unbiased variance [B, H, C, D], in one launch."""
-    batch, heads, positions, width = x.shape
-    tiles = triton.cdiv(positions, POSITIONS)
-    counts, moments, tickets = scratch(batch * heads, tiles, num_classes, width, x.device)
-    result = empty_statistics(batch, heads, num_classes, width, x.device)
-    first, second = split_width(width)
-    with device_of(x):
-        statistics_kernel[(tiles, batch * heads)](
-            x,
-            labels,
-            counts,
-            moments,
-            tickets,
-            result.count,
-            result.mean,
-            result.variance,
-            *x.stride(),
-            *labels.stride(),
-            heads,
-            positions,
-            num_classes,
-            D=width,
-            FIRST=first,
-            SECOND=second,
-            ROWS=POSITIONS,
-            ALIGN=alignment(x),
-            TILES=MERGED_TILES,
-            maxnreg=MOST_REGISTERS,
-            enable_fp_fusion=True,
-        )
-    return result

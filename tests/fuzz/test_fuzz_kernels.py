@@ -143,18 +143,13 @@ CALLS: dict[str, tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = {
         {"q": Q, "k": Q, "v": Q, "query_labels": LABELS, "key_labels": LABELS, "num_classes": 1},
         {
             "contrast": (*HOSTILE, 0, 0.0, 1e300, 1e-300, 1e7),
-            "num_classes": tuple(value for value in HOSTILE if value is not None),
+            "num_classes": HOSTILE,
             "within_class": tuple(value for value in HOSTILE if value is not True),
             "impl": (*HOSTILE, "cuda"),
             "q": BAD_TENSORS,
             "v": BAD_TENSORS,
             "key_labels": BAD_TENSORS,
         },
-    ),
-    "class_statistics": (
-        kernels.class_statistics,
-        {"x": Q, "labels": LABELS, "num_classes": 1},
-        {"num_classes": HOSTILE, "impl": HOSTILE, "x": BAD_TENSORS, "labels": BAD_TENSORS},
     ),
     "masked_adain": (
         kernels.masked_adain,

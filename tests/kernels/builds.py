@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 from kernels.adain_features.triton import adain_features_kernel
 from kernels.cross_image_attention.tiles import Tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
-from kernels.cross_image_attention.triton_statistics import MERGED_TILES, MOST_REGISTERS, statistics_kernel
+from kernels.cross_image_attention.triton_statistics import MERGED_TILES
 from kernels.head_widths import split_width
 from kernels.masked_adain.triton import masked_adain_kernel
 
@@ -27,14 +27,13 @@ INTEGER_POINTERS = {
     "key_labels": "*i64",
     "z_labels": "*i64",
     "source_labels": "*i64",
-    "count_out": "*i64",
     "query_count": "*i64",
     "key_count": "*i64",
     "tile_lists": "*i32",
     "visited": "*i32",
     "tickets": "*i32",
 }
-FLOAT_POINTERS = {"counts", "spoiled", "moments", "mean_out", "variance_out", "partials"}
+FLOAT_POINTERS = {"counts", "spoiled", "moments", "partials"}
 DATA = {"q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected"}
 FLOATS = {"exponent_scale", "contrast", "eps"}
 
@@ -161,19 +160,11 @@ def build(
 
 
 def build_smaller_kernels(width: int, dtype: str, architecture: int) -> dict[str, Build]:
-    """The kernels for statistics and AdaIN."""
+    """The kernels for AdaIN."""
     first, second = split_width(width)
     pieces = {"D": width, "FIRST": first, "SECOND": second, "ROWS": 64, "ALIGN": 8, "x_column": 1, "label_row": 1}
     no_emulation = {"EMULATE": False}
     return {
-        "statistics": compiled(
-            statistics_kernel,
-            pieces | {"TILES": MERGED_TILES},
-            dtype,
-            architecture,
-            {"maxnreg": MOST_REGISTERS},
-            sass=False,
-        ),
         "features": compiled(adain_features_kernel, pieces | no_emulation, dtype, architecture, {}, sass=False),
         "latents": compiled(masked_adain_kernel, {"BLOCK": 1024} | no_emulation, dtype, architecture, {}, sass=False),
     }

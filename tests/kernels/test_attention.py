@@ -133,6 +133,7 @@ def test_output_is_laid_out_for_the_projection(impl: Implementation) -> None:
             contrast=contrast,
             query_labels=of_query,
             key_labels=of_key,
+            num_classes=3,
             within_class=True,
             impl=impl,
         ).out
@@ -140,14 +141,11 @@ def test_output_is_laid_out_for_the_projection(impl: Implementation) -> None:
             assert result.transpose(1, 2).flatten(2).data_ptr() == result.data_ptr()
 
 
-@every_implementation
-def test_number_of_classes_is_read_from_the_labels(impl: Implementation) -> None:
+def test_labels_need_the_number_of_classes() -> None:
     q, k, v = attention_input(CASES[0], torch.float32)
-    result = cross_image_attention(
-        q, k, v, query_labels=labels("one pixel", 1, 256), key_labels=labels("all in one", 1, 256), impl=impl
-    )
-    assert result.query.count.tolist() == [[255, 0, 1]]
-    assert result.key.count.tolist() == [[0, 256, 0]]
+    of_all = labels("mixed", 1, 256)
+    with pytest.raises(ValueError, match="num_classes must be at least 1"):
+        cross_image_attention(q, k, v, query_labels=of_all, key_labels=of_all)  # type: ignore[call-overload]
 
 
 @every_implementation
@@ -156,7 +154,7 @@ def test_restriction_never_mixes_in_keys_of_another_class(impl: Implementation) 
     of_query, of_key = labels("mixed", 1, 256, 1), labels("mixed", 1, 256, 2)
     v[:, :, of_key == 1] = math.inf
     result = cross_image_attention(
-        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, within_class=True, impl=impl
+        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, num_classes=3, within_class=True, impl=impl
     )
     assert result.out[:, :, of_query != 1].isfinite().all()
     assert not result.out[:, :, of_query == 1].isfinite().any()

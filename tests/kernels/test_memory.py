@@ -32,7 +32,14 @@ def test_peak_extra_memory_is_under_64_megabytes(contrast: float, within_class: 
 
     def work() -> object:
         return cross_image_attention(
-            q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, within_class=within_class
+            q,
+            k,
+            v,
+            contrast=contrast,
+            query_labels=of_query,
+            key_labels=of_key,
+            num_classes=3 if within_class else None,
+            within_class=within_class,
         )  # type: ignore[call-overload]
 
     assert peak_extra_bytes(work) < LIMIT

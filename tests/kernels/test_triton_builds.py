@@ -79,7 +79,7 @@ def test_float32_fits_shared_memory(width: int, architecture: int) -> None:
     ("width", "architecture"),
     [(40, 90), *(pytest.param(w, a, marks=pytest.mark.slow) for w in SHAPES for a in (80, 120))],
 )
-def test_statistics_and_adain_fit_the_chip(width: int, architecture: int) -> None:
+def test_adain_fits_the_chip(width: int, architecture: int) -> None:
     for made in build_smaller_kernels(width, "float16", architecture).values():
         assert_sound(made, architecture)
 

@@ -15,7 +15,7 @@ import torch
 from cases import LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
-from kernels import AttentionResult, adain_features, class_statistics, cross_image_attention, masked_adain
+from kernels import AttentionResult, adain_features, cross_image_attention, masked_adain
 from kernels.cross_image_attention.tiles import Tiles
 from tests.tolerances import assert_as_accurate
 
@@ -198,7 +198,15 @@ def test_the_only_key_of_a_class_gives_its_value(contrast: float) -> None:
     q, k, v = on_device(*attention_input(Case(1, 2, 19, 23, 40), torch.float32))
     of_query, of_key = on_device(labels("mixed", 1, 19, 1), labels("one pixel", 1, 23))
     result = cross_image_attention(
-        3 * q, k, v, contrast=contrast, query_labels=of_query, key_labels=of_key, within_class=True, impl="triton"
+        3 * q,
+        k,
+        v,
+        contrast=contrast,
+        query_labels=of_query,
+        key_labels=of_key,
+        num_classes=3,
+        within_class=True,
+        impl="triton",
     )
     out = result.out[:, :, of_query == 2]
     assert torch.equal(out, v[:, :, of_key == 2].expand_as(out))
@@ -260,19 +268,6 @@ def test_public_function_and_features_agree_with_the_reference(dtype: torch.dtyp
     assert torch.equal(actual[:, :, unchanged], result.out[:, :, unchanged])
     assert not torch.equal(actual[:, :, ~unchanged], result.out[:, :, ~unchanged])
     assert actual.transpose(1, 2).flatten(2).data_ptr() == actual.data_ptr()
-
-
-@every_dtype
-def test_class_statistics_alone(dtype: torch.dtype) -> None:
-    _, _, v = on_device(*attention_input(Case(2, 1, 1, 150, 40, "heads"), dtype))
-    of_key = labels("per image", 2, 150, 2).to(DEVICE, torch.uint8)
-    statistics = class_statistics(v, of_key, num_classes=4, impl="triton")
-    count, mean, variance = plain.statistics(v.double(), of_key, 4)
-    _, same_mean, same_variance = plain.statistics(v, of_key, 4)
-    assert torch.equal(statistics.count, count)
-    size = v.double().abs().amax((2, 3), keepdim=True)
-    assert_as_accurate(statistics.mean, same_mean, mean, per=(0, 1, 2), magnitude=size)
-    assert_as_accurate(statistics.variance, same_variance, variance, per=(0, 1, 2), magnitude=size**2)
 
 
 @every_dtype
