@@ -36,14 +36,14 @@ def adain_features(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("adain_features")
-    comparable = checks.check_impl(reasons, impl)
+    named = checks.check_impl(reasons, impl)
     checks.check_eps(reasons, eps)
     whole = isinstance(result, AttentionResult) and all(
         isinstance(side, ClassStatistics) for side in (result.query, result.key)
     )
     reasons.unless(whole, "result must be what cross_image_attention gave with labels")
     readable = checks.check_tensors(reasons, {"query_labels": query_labels})
-    if not (whole and comparable and readable):
+    if not (whole and named and readable):
         reasons.throw()
     out = result.out
     parts = {"query." + name: t for name, t in vars(result.query).items()}

@@ -90,14 +90,14 @@ def cross_image_attention(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("cross_image_attention")
-    comparable = checks.check_impl(reasons, impl)
+    named = checks.check_impl(reasons, impl)
     contrasted = not checks.check_contrast(reasons, contrast) or contrast != 1
     if any(given is not None for given in (num_classes, query_labels, key_labels)):
         checks.check_num_classes(reasons, num_classes)
     checks.check_flag(reasons, "within_class", within_class)
     data = {"q": q, "k": k, "v": v}
     given = {name: t for name, t in (("query_labels", query_labels), ("key_labels", key_labels)) if t is not None}
-    if not (checks.check_tensors(reasons, data | given) and comparable and isinstance(within_class, bool)):
+    if not (checks.check_tensors(reasons, data | given) and named and isinstance(within_class, bool)):
         reasons.throw()
     checks.check_heads(reasons, q, k, v)
     checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
@@ -137,7 +137,7 @@ def cross_image_attention(
         out = (
             torch_impl.attention(q, k, v, contrast)
             if not within_class
-            else torch_impl.restricted(q, k, v, contrast, query_labels, key_labels, num_classes)
+            else torch_impl.attention_within_class(q, k, v, contrast, query_labels, key_labels, num_classes)
         )
         query = torch_impl.class_statistics(out, query_labels, num_classes)
         return AttentionResult(out, query, torch_impl.class_statistics(v, key_labels, num_classes))

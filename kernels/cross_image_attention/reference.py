@@ -59,12 +59,13 @@ def labelled_attention(
         image = widened(q[b])  # [H, Nq, D]
         # Each class on its own keys alone: 0 times an infinite key that it does not see would be NaN.
         for c in range(-1, num_classes):
-            rows = (~known if c < 0 else query_labels[b] == c).nonzero()[:, 0]
-            seen = (key_labels[b] == c).nonzero()[:, 0]
-            if c < 0 or len(seen) == 0:
-                seen = torch.arange(k.shape[2], device=k.device)
-            p = contrasted(_scores(q[b][:, rows], k[b][:, seen]).softmax(-1), contrast)  # [H, rows, seen]
-            image = image.index_copy(1, rows, p @ widened(v[b][:, seen]))
+            query_index = (~known if c < 0 else query_labels[b] == c).nonzero()[:, 0]
+            key_index = (key_labels[b] == c).nonzero()[:, 0]
+            if c < 0 or len(key_index) == 0:
+                key_index = torch.arange(k.shape[2], device=k.device)
+            scores = _scores(q[b][:, query_index], k[b][:, key_index])  # [H, queries, keys] of the class
+            p = contrasted(scores.softmax(-1), contrast)
+            image = image.index_copy(1, query_index, p @ widened(v[b][:, key_index]))
         images.append(image)
     return _layout(torch.stack(images), q.dtype)
 

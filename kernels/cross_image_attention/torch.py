@@ -37,11 +37,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
         return plain(q, k, v)
     out = _empty_like(q)
     for b in range(q.shape[0]):
-        _contrasted(q[b], k[b], v[b], contrast, out[b])
+        _in_blocks(q[b], k[b], v[b], contrast, out[b])
     return out
 
 
-def restricted(
+def attention_within_class(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -56,18 +56,18 @@ def restricted(
         known = (query_labels[b] >= 0) & (query_labels[b] < num_classes)
         members = [(query_labels[b] == c).nonzero()[:, 0] for c in range(num_classes)]
         members.append((~known).nonzero()[:, 0])
-        for c, rows in enumerate(members):
-            if len(rows) == 0:
+        for c, query_index in enumerate(members):
+            if len(query_index) == 0:
                 continue
-            columns = (key_labels[b] == c).nonzero()[:, 0]
-            seen = slice(None) if c == num_classes or len(columns) == 0 else columns
-            queries, keys, values = q[b][:, rows], k[b][:, seen], v[b][:, seen]  # [H, members, D]
+            own_keys = (key_labels[b] == c).nonzero()[:, 0]
+            key_index = slice(None) if c == num_classes or len(own_keys) == 0 else own_keys
+            query, key, value = q[b][:, query_index], k[b][:, key_index], v[b][:, key_index]  # [H, members, D]
             if contrast == 1:
-                part = plain(queries[None], keys[None], values[None])[0]
+                part = plain(query[None], key[None], value[None])[0]
             else:
-                part = torch.empty_like(queries)
-                _contrasted(queries, keys, values, contrast, part)
-            out[b].index_copy_(1, rows, part)
+                part = torch.empty_like(query)
+                _in_blocks(query, key, value, contrast, part)
+            out[b].index_copy_(1, query_index, part)
     return out
 
 
@@ -82,7 +82,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if k.shape[2] >= _MANY_KEYS and is_supported(q, k, v):
         out = _empty_like(q)
         for b in range(q.shape[0]):
-            _by_head(q[b], k[b], v[b], 1.0, out[b])
+            _by_onednn(q[b], k[b], v[b], 1.0, out[b])
         return out
     # PyTorch falls back to a full map where the last stride is not 1.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
@@ -99,16 +99,16 @@ def _block(heads: int, queries: int, keys: int, itemsize: int, device: torch.dev
     return max(1, min(heads, budget // (rows * keys * itemsize))), rows
 
 
-def _contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
+def _apply_contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
     """Probabilities p [..., Nk], in place: contrast·(p - mean) + mean, clipped. ``mean`` is 1/Nk, no dimensions."""
     torch.lerp(mean, p, contrast, out=p).clamp_(0, 1)
 
 
 @torch.no_grad()
-def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
     if is_supported(q, k, v):
-        _by_head(q, k, v, contrast, out)
+        _by_onednn(q, k, v, contrast, out)
         return
     heads, queries, width = q.shape
     keys = k.shape[1]
@@ -116,8 +116,8 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
     block_heads, rows = _block(heads, queries, keys, dtype.itemsize, q.device)
     # Filled in where it lies: made of a number on the host, a GPU would wait for it and no graph could record it.
     mean = q.new_full((), 1 / keys, dtype=dtype)
-    scores_memory = q.new_empty(block_heads * rows * keys, dtype=dtype)
-    probabilities_memory = torch.empty_like(scores_memory)
+    scores_buffer = q.new_empty(block_heads * rows * keys, dtype=dtype)
+    probabilities_buffer = torch.empty_like(scores_buffer)
     for first in range(0, heads, block_heads):
         part = slice(first, first + block_heads)
         scaled = q[part].to(dtype) / math.sqrt(width)  # [h, Nq, D]
@@ -127,41 +127,41 @@ def _contrasted(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -
         for row in range(0, queries, rows):
             block = scaled[:, row : row + rows]
             extent = (block.shape[0], block.shape[1], keys)
-            scores = scores_memory[: math.prod(extent)].view(extent)
-            probabilities = probabilities_memory[: math.prod(extent)].view(extent)
+            scores = scores_buffer[: math.prod(extent)].view(extent)
+            probabilities = probabilities_buffer[: math.prod(extent)].view(extent)
             torch.bmm(block, key_columns, out=scores)
             torch.softmax(scores, -1, out=probabilities)
-            _contrast(probabilities, mean, contrast)
+            _apply_contrast(probabilities, mean, contrast)
             out[part, row : row + rows] = torch.bmm(probabilities, values).to(out.dtype)  # [h, rows, D]
 
 
-def _by_head(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
-    """As `_contrasted`, for any contrast, by oneDNN: one head after the other, scores in float32."""
+def _by_onednn(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
+    """As `_in_blocks`, for any contrast: one head after the other, scores in float32."""
     heads, queries, width = q.shape
     keys = k.shape[1]
     dtype = accumulator(q.dtype)
     _, rows = _block(1, queries, keys, dtype.itemsize, q.device)
     rows = min(rows, _MOST_CPU_ROWS)
     mean = q.new_full((), 1 / keys, dtype=dtype)
-    memory = q.new_empty(rows, keys, dtype=dtype)
+    buffer = q.new_empty(rows, keys, dtype=dtype)
     in_parts = v.dtype == torch.float32 and keys > PART and keys != _TWO_SUMS
     # Whole parts: what lies past the keys stays 0.
-    whole = memory.new_zeros(rows, -(-keys // PART) * PART) if in_parts and keys % PART else memory
+    padded = buffer.new_zeros(rows, -(-keys // PART) * PART) if in_parts and keys % PART else buffer
     for head in range(heads):
         scaled = q[head].to(dtype) / math.sqrt(width)  # [Nq, D]
-        there = k[head].to(dtype).contiguous()  # [Nk, D]
+        key = k[head].to(dtype).contiguous()  # [Nk, D]
         values = v[head].t()  # [D, Nk]
         values = pack_parts(values, rows) if in_parts else values.contiguous()
         for row in range(0, queries, rows):
             block = scaled[row : row + rows]
-            scores = block @ there.t() if len(block) <= _FEW_QUERIES else linear(block, there)  # [rows, Nk]
-            p = torch.softmax(scores, -1, out=memory[: len(scores)])
+            scores = block @ key.t() if len(block) <= _FEW_QUERIES else linear(block, key)  # [rows, Nk]
+            p = torch.softmax(scores, -1, out=buffer[: len(scores)])
             if contrast != 1:
-                _contrast(p, mean, contrast)
+                _apply_contrast(p, mean, contrast)
             if in_parts:
-                if whole is not memory:
-                    whole[: len(p), :keys] = p
-                part = sum_of_parts(whole[: len(p)], values, width)
+                if padded is not buffer:
+                    padded[: len(p), :keys] = p
+                part = sum_of_parts(padded[: len(p)], values, width)
             else:
                 part = linear(p.to(v.dtype), values)
             out[head, row : row + rows] = part  # [rows, D]

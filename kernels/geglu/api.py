@@ -32,8 +32,8 @@ def geglu(projected: Tensor, *, impl: Implementation = "torch") -> Tensor:
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("geglu")
-    comparable = checks.check_impl(reasons, impl)
-    if not (checks.check_tensors(reasons, {"projected": projected}) and comparable):
+    named = checks.check_impl(reasons, impl)
+    if not (checks.check_tensors(reasons, {"projected": projected}) and named):
         reasons.throw()
     checks.check_alike(reasons, {"projected": projected})
     checks.check_triton(reasons, impl, projected)

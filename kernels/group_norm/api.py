@@ -50,14 +50,14 @@ def group_norm(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("group_norm")
-    comparable = checks.check_impl(reasons, impl)
+    named = checks.check_impl(reasons, impl)
     checks.check_eps(reasons, eps)
     checks.check_flag(reasons, "silu", silu)
     positive = reasons.unless(
         checks.is_integer(groups) and groups >= 1,
         f"groups must be at least 1, an integer, is {checks.shown(groups)}",
     )
-    if not (checks.check_tensors(reasons, {"x": x, "weight": weight, "bias": bias}) and comparable):
+    if not (checks.check_tensors(reasons, {"x": x, "weight": weight, "bias": bias}) and named):
         reasons.throw()
     checks.check_alike(reasons, {"x": x, "weight": weight, "bias": bias})
     checks.check_triton(reasons, impl, x)

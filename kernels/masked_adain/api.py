@@ -52,7 +52,7 @@ def masked_adain(
         ValueError: naming every reason at once.
     """
     reasons = checks.Reasons("masked_adain")
-    comparable = checks.check_impl(reasons, impl)
+    named = checks.check_impl(reasons, impl)
     counted = checks.check_num_classes(reasons, num_classes)
     checks.check_eps(reasons, eps)
     listed: list[int] = []
@@ -65,7 +65,7 @@ def masked_adain(
             outside = [c for c in listed if not 0 <= c < num_classes]
             reasons.unless(not outside, f"classes {checks.shown(outside)} are outside 0..{num_classes - 1}")
     tensors = {"z": z, "source": source, "z_labels": z_labels, "source_labels": source_labels}
-    if not (checks.check_tensors(reasons, tensors) and comparable):
+    if not (checks.check_tensors(reasons, tensors) and named):
         reasons.throw()
     checks.check_alike(reasons, {"z": z, "source": source})
     checks.check_triton(reasons, impl, z)

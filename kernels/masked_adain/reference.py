@@ -17,10 +17,10 @@ def masked_adain(
     result = widened(z).clone()
     for b in range(z.shape[0]):
         for c in classes:
-            here, there = z_labels[b] == c, source_labels[b] == c
-            old, wanted = widened(z[b])[:, here], widened(source[b])[:, there]  # [C, positions]
-            if min(old.shape[1], wanted.shape[1]) < 2:
+            z_member, source_member = z_labels[b] == c, source_labels[b] == c
+            x, y = widened(z[b])[:, z_member], widened(source[b])[:, source_member]  # [C, positions]
+            if min(x.shape[1], y.shape[1]) < 2:
                 continue
-            normal = (old - old.mean(1, keepdim=True)) / (old.var(1, keepdim=True) + eps).sqrt()
-            result[b][:, here] = normal * (wanted.var(1, keepdim=True) + eps).sqrt() + wanted.mean(1, keepdim=True)
+            normal = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + eps).sqrt()
+            result[b][:, z_member] = normal * (y.var(1, keepdim=True) + eps).sqrt() + y.mean(1, keepdim=True)
     return result.to(z.dtype)

@@ -17,16 +17,17 @@ def masked_adain(
     Masks instead of indices: latents are small, and the size of an index would have to be read back from a GPU.
     """
     dtype = accumulator(z.dtype)
-    old, origin = z.flatten(2).to(dtype), source.flatten(2).to(dtype)  # [B, C, positions]
+    x, y = z.flatten(2).to(dtype), source.flatten(2).to(dtype)  # [B, C, positions]
     result = z.flatten(2)
     for c in classes:
-        here, there = ((labels == c).flatten(1)[:, None] for labels in (z_labels, source_labels))  # [B, 1, positions]
-        count, mean, variance = _moments(old, here)
-        wanted_count, wanted_mean, wanted_variance = _moments(origin, there)
-        scale = ((wanted_variance + eps) / (variance + eps)).sqrt_()  # [B, C, 1]
-        moved = (old - mean).mul_(scale).add_(wanted_mean).to(z.dtype)
-        enough = (count >= 2) & (wanted_count >= 2)  # [B, 1, 1]
-        result = torch.where(here & enough, moved, result)
+        # [B, 1, positions]
+        z_member, source_member = ((labels == c).flatten(1)[:, None] for labels in (z_labels, source_labels))
+        count, mean, variance = _moments(x, z_member)
+        source_count, source_mean, source_variance = _moments(y, source_member)
+        scale = ((source_variance + eps) / (variance + eps)).sqrt_()  # [B, C, 1]
+        adapted = (x - mean).mul_(scale).add_(source_mean).to(z.dtype)
+        enough = (count >= 2) & (source_count >= 2)  # [B, 1, 1]
+        result = torch.where(z_member & enough, adapted, result)
     return result.reshape(z.shape).clone(memory_format=torch.contiguous_format)
 
 

@@ -68,15 +68,15 @@ def adain(z: Tensor, source: Tensor, z_labels: Tensor, source_labels: Tensor, cl
     result = z.clone()
     for b in range(len(z)):
         origin = source[b % len(source)]
-        here_labels = z_labels.expand(len(z), *z.shape[2:])[b]
-        there_labels = source_labels.expand(len(source), *source.shape[2:])[b % len(source)]
+        z_class = z_labels.expand(len(z), *z.shape[2:])[b]
+        source_class = source_labels.expand(len(source), *source.shape[2:])[b % len(source)]
         for channel in range(z.shape[1]):
             for c in classes:
-                x, y = z[b, channel][here_labels == c], origin[channel][there_labels == c]
+                x, y = z[b, channel][z_class == c], origin[channel][source_class == c]
                 if len(x) < 2 or len(y) < 2:
                     continue
                 normal = (x - x.mean()) / torch.sqrt(x.var() + 1e-5)
-                result[b, channel][here_labels == c] = normal * torch.sqrt(y.var() + 1e-5) + y.mean()
+                result[b, channel][z_class == c] = normal * torch.sqrt(y.var() + 1e-5) + y.mean()
     return result
 
 

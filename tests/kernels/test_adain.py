@@ -39,14 +39,14 @@ def test_masked_adain_is_as_accurate_as_plain_pytorch(
     source_batch: int, classes: list[int], dtype: torch.dtype, impl: Implementation
 ) -> None:
     z, source = latents(2, 9, 7, dtype, 1), latents(source_batch, 8, 11, dtype, 2)
-    here = label_map(2, 9, 7, "per image", 3)
-    there = label_map(source_batch, 8, 11, "per image", 4)
-    out = masked_adain(z, source, here, there, classes=classes, num_classes=3, impl=impl)
-    exact = plain.adain(z.double(), source.double(), here, there, classes)
-    same = plain.adain(z, source, here, there, classes)
+    z_labels = label_map(2, 9, 7, "per image", 3)
+    source_labels = label_map(source_batch, 8, 11, "per image", 4)
+    out = masked_adain(z, source, z_labels, source_labels, classes=classes, num_classes=3, impl=impl)
+    exact = plain.adain(z.double(), source.double(), z_labels, source_labels, classes)
+    same = plain.adain(z, source, z_labels, source_labels, classes)
     for b in range(2):
         for c in range(3):
-            part = here[b] == c
+            part = z_labels[b] == c
             assert_as_accurate(out[b][:, part], same[b][:, part], exact[b][:, part], per=(0,))
             if c not in classes:
                 assert torch.equal(out[b][:, part], z[b][:, part])
@@ -54,7 +54,7 @@ def test_masked_adain_is_as_accurate_as_plain_pytorch(
 
 @every_implementation
 @pytest.mark.parametrize(
-    ("here", "there", "changed"),
+    ("z_pattern", "source_pattern", "changed"),
     [
         ("without 0", "mixed", [1, 2]),
         ("mixed", "without 0", [1, 2]),
@@ -64,10 +64,10 @@ def test_masked_adain_is_as_accurate_as_plain_pytorch(
     ],
 )
 def test_class_with_fewer_than_two_positions_is_left_unchanged(
-    here: str, there: str, changed: list[int], impl: Implementation
+    z_pattern: str, source_pattern: str, changed: list[int], impl: Implementation
 ) -> None:
     z, source = latents(1, 6, 6, torch.float32, 1), latents(1, 6, 6, torch.float32, 2)
-    of_z, of_source = label_map(1, 6, 6, here, 1), label_map(1, 6, 6, there, 2)
+    of_z, of_source = label_map(1, 6, 6, z_pattern, 1), label_map(1, 6, 6, source_pattern, 2)
     out = masked_adain(z, source, of_z, of_source, classes=range(3), num_classes=3, impl=impl)
     for c in range(3):
         part = of_z == c
@@ -86,11 +86,13 @@ def test_class_with_fewer_than_two_positions_is_left_unchanged(
 def test_input_is_kept_and_strides_do_not_matter(impl: Implementation) -> None:
     z = latents(2, 7, 5, torch.float32, 1).transpose(2, 3).contiguous().transpose(2, 3)
     source = latents(1, 5, 7, torch.float32, 2).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    here, there = label_map(1, 7, 5, "mixed", 1), label_map(1, 5, 7, "mixed", 2)
+    z_labels, source_labels = label_map(1, 7, 5, "mixed", 1), label_map(1, 5, 7, "mixed", 2)
     before = z.clone()
-    out = masked_adain(z, source, here, there, classes=[0, 1, 2], num_classes=3, impl=impl)
+    out = masked_adain(z, source, z_labels, source_labels, classes=[0, 1, 2], num_classes=3, impl=impl)
     assert torch.equal(z, before)
-    again = masked_adain(z.contiguous(), source.contiguous(), here, there, classes=[0, 1, 2], num_classes=3, impl=impl)
+    again = masked_adain(
+        z.contiguous(), source.contiguous(), z_labels, source_labels, classes=[0, 1, 2], num_classes=3, impl=impl
+    )
     torch.testing.assert_close(out, again)
 
 

@@ -276,16 +276,16 @@ def test_masked_adain_is_as_accurate_as_plain_pytorch(classes: list[int], dtype:
     g = torch.Generator().manual_seed(0)
     z = (torch.randn(2, 4, 9, 7, generator=g) * 3 + 5).to(dtype).transpose(2, 3).to(DEVICE)
     source = (torch.randn(1, 4, 40, 31, generator=g) - 7).to(dtype).to(DEVICE)
-    here = labels("per image", 2, 63, 1).view(2, 7, 9).to(DEVICE, torch.uint8)
-    there = labels("mixed", 1, 1240, 2).view(40, 31).to(DEVICE)
+    z_labels = labels("per image", 2, 63, 1).view(2, 7, 9).to(DEVICE, torch.uint8)
+    source_labels = labels("mixed", 1, 1240, 2).view(40, 31).to(DEVICE)
     before = z.clone()
-    out = masked_adain(z, source, here, there, classes=classes, num_classes=3, impl="triton")
-    exact = plain.adain(z.double(), source.double(), here, there, classes)
-    same = plain.adain(z, source, here, there, classes)
+    out = masked_adain(z, source, z_labels, source_labels, classes=classes, num_classes=3, impl="triton")
+    exact = plain.adain(z.double(), source.double(), z_labels, source_labels, classes)
+    same = plain.adain(z, source, z_labels, source_labels, classes)
     assert torch.equal(z, before)
     for b in range(2):
         for c in range(3):
-            part = here[b] == c
+            part = z_labels[b] == c
             size = exact[b][:, part].abs().amax(1, keepdim=True)
             parts = (t[b][:, part] for t in (out, same, exact))
             assert_as_accurate(*parts, per=(0,), magnitude=size)
@@ -297,14 +297,14 @@ def test_masked_adain_takes_many_classes_and_leaves_lonely_positions() -> None:
     g = torch.Generator().manual_seed(0)
     z = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
     source = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
-    here = torch.arange(64, device=DEVICE).view(8, 8) // 2  # 32 classes of two
-    there = here.clone()
-    there[0, 0] = 31  # class 0 has one position left
-    out = masked_adain(z, source, here, there, classes=[0, 5, 31], num_classes=40, impl="triton")
-    wanted = masked_adain(z, source, here, there, classes=[0, 5, 31], num_classes=40, impl="reference")
+    z_labels = torch.arange(64, device=DEVICE).view(8, 8) // 2  # 32 classes of two
+    source_labels = z_labels.clone()
+    source_labels[0, 0] = 31  # class 0 has one position left
+    out = masked_adain(z, source, z_labels, source_labels, classes=[0, 5, 31], num_classes=40, impl="triton")
+    wanted = masked_adain(z, source, z_labels, source_labels, classes=[0, 5, 31], num_classes=40, impl="reference")
     torch.testing.assert_close(out, wanted)
     changed = (out != z).any(1)[0]
-    assert sorted(set(here[changed].tolist())) == [5, 31]
+    assert sorted(set(z_labels[changed].tolist())) == [5, 31]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="too large for the interpreter")
