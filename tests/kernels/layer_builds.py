@@ -9,7 +9,7 @@ from builds import Build, compiled
 
 from kernels.geglu.triton import geglu_kernel
 from kernels.group_norm.tiles import GATED_COLUMNS, GATED_ROWS, GATED_WARPS, choose_group_tiles, power_of_two
-from kernels.group_norm.triton import group_moments_kernel, group_norm_kernel, group_output_kernel
+from kernels.group_norm.triton_kernels import group_moments_kernel, group_norm_kernel, group_output_kernel
 
 ALIGNED = frozenset({"positions", "chunk_positions", "columns", "x_column", "out_column"})
 ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
