@@ -18,11 +18,11 @@ SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 1
 class Tiles:
     """One program's share of attention, and how it is built."""
 
-    queries: int  # held by one program
-    keys: int  # per step
-    warps: int
-    stages: int  # steps whose loads are in flight
-    registers: int | None = None  # most that one thread may use, so that several programs fit a multiprocessor
+    block_m: int  # queries held by one program
+    block_n: int  # keys per step
+    num_warps: int
+    num_stages: int  # steps whose loads are in flight
+    maxnreg: int | None = None  # most that one thread may use, so that several programs fit a multiprocessor
 
 
 # For half types: head widths as held, up to which a row serves; architectures; tiles where there are queries enough to
@@ -64,4 +64,4 @@ def choose_tiles(
     listed = max(a for a in SHARED_MEMORY if a <= architecture)
     held = sum(split_width(width))
     large, small = next(row[2:] for row in _HALF if held <= row[0] and listed in row[1])
-    return large if image_heads * -(-queries // large.queries) >= multiprocessors else small
+    return large if image_heads * -(-queries // large.block_m) >= multiprocessors else small

@@ -1,4 +1,4 @@
-"""Launching the fused attention kernel of ``kernels.cross_image_attention.triton_kernel``.
+"""Launching the fused attention kernel of `triton_kernel`.
 
 B batch, H heads, Nq queries, Nk keys, D head width, C classes.
 """
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from kernels.cross_image_attention.tiles import Tiles, choose_tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
-from kernels.cross_image_attention.triton_statistics import MERGED_TILES, empty_statistics, scratch
+from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS, empty_partials, empty_statistics
 from kernels.head_widths import split_width
 from kernels.results import AttentionResult
 from kernels.strides import alignment
-from kernels.triton_tile_ops import device_of, emulates
+from kernels.triton_tile_ops import device_of, emulates_bf16
 
 
 class Launch(NamedTuple):
     """What one launch gave: the result, and how many of how many second-pass tiles were visited."""
 
     result: Tensor | AttentionResult
-    visited: Tensor | None  # [B·H·blocks], int32; None where nothing may be skipped
+    visited: Tensor | None  # [B·H·M_TILES], int32; None where nothing may be skipped
     tiles: int  # tiles of keys that each program could visit
 
 
@@ -74,7 +74,7 @@ def launch(
     skip: bool = True,
     tiles: Tiles | None = None,
 ) -> Launch:
-    """One launch of the kernel; arguments as checked by ``kernels.cross_image_attention.api``.
+    """One launch of the kernel; arguments as `api` checks them.
 
     Args:
         q: [B, H, Nq, D].
@@ -85,51 +85,51 @@ def launch(
         num_classes: C, with labels.
         within_class: keep classes apart.
         skip: leave out tiles that contribute exactly 0; the result is the same bit for bit.
-        tiles: tile sizes instead of those of ``kernels.cross_image_attention.tiles``.
+        tiles: instead of those that `choose_tiles` gives.
     """
-    batch, heads, queries, width = q.shape
+    batch, heads, queries, head_dim = q.shape
     keys = k.shape[2]
     if tiles is None:
         tiles = _tiles_for(q)
-    exponent_scale = math.log2(math.e) / math.sqrt(width)
+    qk_scale = math.log2(math.e) / math.sqrt(head_dim)
     if keys == 1:
         # Its probability is 1 at every contrast: exactly, where the rounding of its score is too small to show in the
         # exponential. (By 0 itself the -inf of keys that do not exist would be NaN.)
-        contrast, exponent_scale = 1.0, 2.0**-100
-    blocks, key_tiles = triton.cdiv(queries, tiles.queries), triton.cdiv(keys, tiles.keys)
-    programs = batch * heads * blocks
-    out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
-    maxima = tile_lists = visited = None
+        contrast, qk_scale = 1.0, 2.0**-100
+    m_tiles, n_tiles = triton.cdiv(queries, tiles.block_m), triton.cdiv(keys, tiles.block_n)
+    programs = batch * heads * m_tiles
+    out = q.new_empty(batch, queries, heads, head_dim).transpose(1, 2)
+    tile_max = tile_lists = visited = None
     if skip and contrast > LEAST_SKIPPING:
-        maxima = torch.empty(programs, key_tiles, tiles.queries, dtype=torch.bfloat16, device=q.device)
-        tile_lists = torch.empty(programs, key_tiles, dtype=torch.int32, device=q.device)
+        tile_max = torch.empty(programs, n_tiles, tiles.block_m, dtype=torch.bfloat16, device=q.device)
+        tile_lists = torch.empty(programs, n_tiles, dtype=torch.int32, device=q.device)
         visited = torch.empty(programs, dtype=torch.int32, device=q.device)
-    query_labels = key_labels = spoiled = None
+    query_labels = key_labels = nonfinite = None
     partials: tuple[Tensor | None, ...] = (None, None, None)
     statistics: tuple[Tensor | None, ...] = (None,) * 6
     result: Tensor | AttentionResult = out
     if labels is not None:
         query_labels, key_labels = labels
-        partials = scratch(batch * heads, blocks + key_tiles, num_classes, width, q.device)
-        of_query = empty_statistics(batch, heads, num_classes, width, q.device)
-        of_key = empty_statistics(batch, heads, num_classes, width, q.device)
-        statistics = (*vars(of_query).values(), *vars(of_key).values())
-        result = AttentionResult(out, of_query, of_key)
+        partials = empty_partials(batch * heads, m_tiles + n_tiles, num_classes, head_dim, q.device)
+        query_statistics = empty_statistics(batch, heads, num_classes, head_dim, q.device)
+        key_statistics = empty_statistics(batch, heads, num_classes, head_dim, q.device)
+        statistics = (*vars(query_statistics).values(), *vars(key_statistics).values())
+        result = AttentionResult(out, query_statistics, key_statistics)
         if within_class:
-            v, spoiled = _set_apart(v, key_labels, num_classes)
-    first, second = split_width(width)
+            v, nonfinite = _set_apart(v, key_labels, num_classes)
+    head_dim_0, head_dim_1 = split_width(head_dim)
     with device_of(q):
-        attention_kernel[(blocks, batch * heads)](
+        attention_kernel[(m_tiles, batch * heads)](
             q,
             k,
             v,
             out,
             query_labels,
             key_labels,
-            maxima,
+            tile_max,
             tile_lists,
             visited,
-            spoiled,
+            nonfinite,
             *partials,
             *statistics,
             *q.stride(),
@@ -142,35 +142,35 @@ def launch(
             queries,
             keys,
             num_classes,
-            exponent_scale,
+            qk_scale,
             float(contrast),
-            D=width,
-            FIRST=first,
-            SECOND=second,
-            ROWS=tiles.queries,
-            COLUMNS=tiles.keys,
-            EVEN=keys % tiles.keys == 0,
+            HEAD_DIM=head_dim,
+            HEAD_DIM_0=head_dim_0,
+            HEAD_DIM_1=head_dim_1,
+            BLOCK_M=tiles.block_m,
+            BLOCK_N=tiles.block_n,
+            EVEN_N=keys % tiles.block_n == 0,
             CONTRAST=contrast != 1,
-            SKIP=maxima is not None,
+            SKIP=tile_max is not None,
             STATISTICS=labels is not None,
-            RESTRICT=within_class,
+            WITHIN_CLASS=within_class,
             ALIGN=alignment(q, k, v),
-            OUT_ALIGN=alignment(out),
-            PRECISION="ieee",
-            EMULATE=emulates(q.dtype),
+            ALIGN_OUT=alignment(out),
+            INPUT_PRECISION="ieee",
+            EMULATE_BF16=emulates_bf16(q.dtype),
             COMPARED=COMPARED_TILES,
             COUNTED=COUNTED_LABELS,
-            MERGED=MERGED_TILES,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-            maxnreg=tiles.registers,
+            MERGED=MERGED_PARTIALS,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+            maxnreg=tiles.maxnreg,
             enable_fp_fusion=True,
         )
-    if spoiled is not None:
-        of_class = spoiled[:, :, :num_classes]
-        of_key.mean.add_(of_class)
-        of_key.variance.add_(of_class - of_class)
-    return Launch(result, visited, key_tiles)
+    if nonfinite is not None:
+        of_class = nonfinite[:, :, :num_classes]
+        key_statistics.mean.add_(of_class)
+        key_statistics.variance.add_(of_class - of_class)
+    return Launch(result, visited, n_tiles)
 
 
 def _set_apart(v: Tensor, key_labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

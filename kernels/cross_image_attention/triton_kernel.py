@@ -1,16 +1,18 @@
 """The fused attention kernel: cross-image attention with contrast and class statistics, exact, in O(N) memory.
 
-One program holds ROWS queries of one image and head. Without contrast it makes one pass over the keys (online
+One program holds BLOCK_M queries of one image and head. Without contrast it makes one pass over the keys (online
 softmax). With contrast the clip needs the final normaliser, so it makes two: the first finds each row's largest
-score m and sum of exponentials l; the second recomputes the scores, and since ``p = e/l`` with ``e = exp(s - m)``,
+score m_i and sum of exponentials l_i; the second recomputes the scores, and since ``p = e/l_i`` with
+``e = exp(s - m_i)``,
 
-    p' = clip(β·(e/l - 1/N) + 1/N, 0, 1)
+    p' = clip(β·(e/l_i - 1/N) + 1/N, 0, 1)
 
 is two multiply-adds a score, the second of which clips. Where β > 1, p' is exactly 0 for every p below (1 - 1/β)/N:
 the first pass notes each tile's row maxima, and the second visits only tiles that reach the bound. See
 ``kernels/README.md``.
 
-B batch, H heads, Nq queries, Nk keys, D head width, C classes.
+In names of strides z is the image, h the head, m the query, n the key and d the column of a head. Columns are held as
+two pieces, HEAD_DIM_0 and HEAD_DIM_1 (see ``kernels.head_widths``); where HEAD_DIM_1 is 0 the second is an unused copy.
 """
 
 # Kernel arguments are types of Triton's own, which Python annotations would only mislead about.
@@ -21,8 +23,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.cross_image_attention.triton_pass import pass_over_keys
 from kernels.cross_image_attention.triton_statistics import merge_partials, store_partials
-from kernels.triton_tile_ops import dot, load_tile, narrowed
+from kernels.triton_tile_ops import load_tile, round_to, store_tile
 
 # Tiles whose row maxima are compared at once, and key labels counted at once.
 COMPARED_TILES = 16
@@ -36,372 +39,334 @@ LEAST_SKIPPING = 1 + 1 / 1024
 
 
 @triton.jit
-def _scores(
-    q_first,
-    q_second,
-    k_base,
-    tile,
-    k_row,
-    k_column,
-    keys,
-    row_labels,
-    sees_all,
-    key_labels,
-    label_row,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    EVEN: tl.constexpr,
-    RESTRICT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EMULATE: tl.constexpr,
-):
-    """q kᵀ of one tile of keys [ROWS, COLUMNS], not yet scaled; -inf where a key is hidden or does not exist."""
-    columns = tile * COLUMNS + tl.arange(0, COLUMNS)
-    exists = columns < keys
-    k_first = load_tile(k_base, columns, k_row, k_column, exists, 0, FIRST, D, EVEN)
-    scores = dot(q_first, tl.trans(k_first), tl.zeros([q_first.shape[0], COLUMNS], tl.float32), PRECISION, EMULATE)
-    if SECOND > 0:
-        k_second = load_tile(k_base, columns, k_row, k_column, exists, FIRST, SECOND, D, EVEN)
-        scores = dot(q_second, tl.trans(k_second), scores, PRECISION, EMULATE)
-    if RESTRICT:
-        column_labels = tl.load(key_labels + columns * label_row, mask=exists, other=0).to(tl.int32)
-        visible = sees_all[:, None] | (row_labels[:, None] == column_labels[None, :])
-        scores = tl.where(visible & exists[None, :], scores, float("-inf"))
-    elif not EVEN:
-        scores = tl.where(exists[None, :], scores, float("-inf"))
-    return scores
-
-
-@triton.jit
-def _own_keys(row_labels, key_labels, label_row, keys, classes, CHUNK: tl.constexpr):
-    """How many keys share each row's class: float32 [ROWS]; 0 also for rows of no class."""
-    own = tl.zeros_like(row_labels).to(tl.float32)
-    for c in range(classes):
+def _count_own_keys(query_class, key_labels_ptr, stride_kln, N_K, num_classes, CHUNK: tl.constexpr):
+    """How many keys share each query's class: float32 [BLOCK_M]; 0 also for queries of no class."""
+    own = tl.zeros_like(query_class).to(tl.float32)
+    for c in range(num_classes):
         count = 0.0
-        for start in range(0, keys, CHUNK):
-            columns = start + tl.arange(0, CHUNK)
-            exists = columns < keys
-            labels = tl.load(key_labels + columns * label_row, mask=exists, other=0).to(tl.int32)
-            count += tl.sum((exists & (labels == c)).to(tl.float32), 0)
-        own = tl.where(row_labels == c, count, own)
+        for start in range(0, N_K, CHUNK):
+            offs_n = start + tl.arange(0, CHUNK)
+            mask_n = offs_n < N_K
+            labels = tl.load(key_labels_ptr + offs_n * stride_kln, mask=mask_n, other=0).to(tl.int32)
+            count += tl.sum((mask_n & (labels == c)).to(tl.float32), 0)
+        own = tl.where(query_class == c, count, own)
     return own
 
 
 @triton.jit
-def _list_tiles(maxima, tile_list, limit, tiles, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+def _list_tiles(tile_max_ptr, tile_list_ptr, limit, tiles, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr):
     """Write the tiles in which some row's maximum passes its limit, in order; gives their number."""
-    lanes = tl.arange(0, ROWS)
+    offs_m = tl.arange(0, BLOCK_M)
     listed = 0
     for start in range(0, tiles, CHUNK):
         tile = start + tl.arange(0, CHUNK)
-        pointers = maxima + tile[:, None] * ROWS + lanes[None, :]
-        largest = tl.load(pointers, mask=(tile < tiles)[:, None], other=float("-inf")).to(tl.float32)
-        reaches = tl.max((largest > limit[None, :]).to(tl.int32), 1)
-        tl.store(tile_list + listed + tl.cumsum(reaches, 0) - 1, tile, mask=reaches > 0)
+        ptrs = tile_max_ptr + tile[:, None] * BLOCK_M + offs_m[None, :]
+        tile_max = tl.load(ptrs, mask=(tile < tiles)[:, None], other=float("-inf")).to(tl.float32)
+        reaches = tl.max((tile_max > limit[None, :]).to(tl.int32), 1)
+        tl.store(tile_list_ptr + listed + tl.cumsum(reaches, 0) - 1, tile, mask=reaches > 0)
         listed += tl.sum(reaches, 0)
     return listed
 
 
-@triton.jit(do_not_specialize=["heads", "queries", "keys", "classes"])
+@triton.jit
+def _nonfinite_piece(nonfinite_ptr, owner, mask_m, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr):
+    offs_d = OFFSET + tl.arange(0, WIDTH)
+    mask = mask_m[:, None] & (offs_d < HEAD_DIM)[None, :]
+    return tl.load(nonfinite_ptr + owner[:, None] * HEAD_DIM + offs_d[None, :], mask=mask, other=0.0)
+
+
+@triton.jit(do_not_specialize=["H", "N_Q", "N_K", "num_classes"])
 def attention_kernel(
-    q,
-    k,
-    v,
-    out,
-    query_labels,
-    key_labels,
-    maxima,
-    tile_lists,
-    visited,
-    spoiled,
-    counts,
-    moments,
-    tickets,
-    query_count,
-    query_mean,
-    query_variance,
-    key_count,
-    key_mean,
-    key_variance,
-    q_batch,
-    q_head,
-    q_row,
-    q_column,
-    k_batch,
-    k_head,
-    k_row,
-    k_column,
-    v_batch,
-    v_head,
-    v_row,
-    v_column,
-    out_batch,
-    out_head,
-    out_row,
-    out_column,
-    query_label_batch,
-    query_label_row,
-    key_label_batch,
-    key_label_row,
-    heads,
-    queries,
-    keys,
-    classes,
-    exponent_scale,
-    contrast,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    EVEN: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    SKIP: tl.constexpr,
+    q_ptr,  # [B, H, N_Q, HEAD_DIM], float16, bfloat16 or float32, as k, v and out are
+    k_ptr,  # [B, H, N_K, HEAD_DIM]
+    v_ptr,  # [B, H, N_K, HEAD_DIM]
+    out_ptr,  # [B, H, N_Q, HEAD_DIM], written
+    query_labels_ptr,  # [B, N_Q], any integer type; None without STATISTICS, like the next
+    key_labels_ptr,  # [B, N_K], any integer type
+    tile_max_ptr,  # [B·H, M_TILES, N_TILES, BLOCK_M], bfloat16, scratch; None without SKIP, like the next two
+    tile_lists_ptr,  # [B·H, M_TILES, N_TILES], int32, scratch
+    visited_ptr,  # [B·H, M_TILES], int32, written
+    nonfinite_ptr,  # [B, H, C + 1, HEAD_DIM], float32: sums of what v lacks, by class and of all; for WITHIN_CLASS
+    partial_counts_ptr,  # [B·H, M_TILES + N_TILES, C], float32, scratch; None without STATISTICS, like all below
+    partial_moments_ptr,  # [B·H, M_TILES + N_TILES, C, 2, HEAD_DIM], float32, scratch
+    tickets_ptr,  # [B·H], int32, zero
+    query_count_ptr,  # [B, C], int64, written
+    query_mean_ptr,  # [B, H, C, HEAD_DIM], float32, written
+    query_variance_ptr,  # [B, H, C, HEAD_DIM], float32, written
+    key_count_ptr,  # [B, C], int64, written
+    key_mean_ptr,  # [B, H, C, HEAD_DIM], float32, written
+    key_variance_ptr,  # [B, H, C, HEAD_DIM], float32, written
+    stride_qz,
+    stride_qh,
+    stride_qm,
+    stride_qd,
+    stride_kz,
+    stride_kh,
+    stride_kn,
+    stride_kd,
+    stride_vz,
+    stride_vh,
+    stride_vn,
+    stride_vd,
+    stride_oz,
+    stride_oh,
+    stride_om,
+    stride_od,
+    stride_qlz,  # of the queries' labels
+    stride_qlm,
+    stride_klz,  # of the keys' labels
+    stride_kln,
+    H,
+    N_Q,
+    N_K,
+    num_classes,
+    qk_scale,  # log2(e)/√D: exponentials are taken in base 2
+    contrast,  # β
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_0: tl.constexpr,
+    HEAD_DIM_1: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    EVEN_N: tl.constexpr,  # BLOCK_N divides N_K
+    CONTRAST: tl.constexpr,  # β is not 1
+    SKIP: tl.constexpr,  # leave out tiles that contribute nothing
     STATISTICS: tl.constexpr,
-    RESTRICT: tl.constexpr,
-    ALIGN: tl.constexpr,
-    OUT_ALIGN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EMULATE: tl.constexpr,
+    WITHIN_CLASS: tl.constexpr,
+    ALIGN: tl.constexpr,  # elements that strides of heads of q, k and v are multiples of
+    ALIGN_OUT: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    EMULATE_BF16: tl.constexpr,
     COMPARED: tl.constexpr,
     COUNTED: tl.constexpr,
     MERGED: tl.constexpr,
 ):
-    block = tl.program_id(0)
-    blocks = tl.num_programs(0)
-    image_head = tl.program_id(1)
-    image = (image_head // heads).to(tl.int64)
-    head = image_head % heads
-    tiles = tl.cdiv(keys, COLUMNS)
-    program = image_head * blocks + block
+    # This program's image, head and queries.
+    start_m = tl.program_id(0)
+    m_tiles = tl.num_programs(0)
+    off_hz = tl.program_id(1)
+    off_z = (off_hz // H).to(tl.int64)
+    off_h = off_hz % H
+    n_tiles = tl.cdiv(N_K, BLOCK_N)
+    program = off_hz * m_tiles + start_m
+    offs_m = start_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    mask_m = offs_m < N_Q
+    q_base = q_ptr + off_z * stride_qz + tl.multiple_of(off_h * stride_qh, ALIGN)
+    k_base = k_ptr + off_z * stride_kz + tl.multiple_of(off_h * stride_kh, ALIGN)
+    v_base = v_ptr + off_z * stride_vz + tl.multiple_of(off_h * stride_vh, ALIGN)
+    q_0 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, 0, HEAD_DIM_0, HEAD_DIM, False)
+    q_1 = q_0
+    if HEAD_DIM_1 > 0:
+        q_1 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, False)
 
-    lanes = tl.arange(0, ROWS)
-    rows = block * ROWS + lanes
-    row_exists = rows < queries
-    q_base = q + image * q_batch + tl.multiple_of(head * q_head, ALIGN)
-    k_base = k + image * k_batch + tl.multiple_of(head * k_head, ALIGN)
-    v_base = v + image * v_batch + tl.multiple_of(head * v_head, ALIGN)
-    q_first = load_tile(q_base, rows, q_row, q_column, row_exists, 0, FIRST, D, False)
-    q_second = q_first
-    if SECOND > 0:
-        q_second = load_tile(q_base, rows, q_row, q_column, row_exists, FIRST, SECOND, D, False)
-
+    # Which keys each query sees, and 1 over their number.
     if STATISTICS:
-        query_labels += image * query_label_batch
-        key_labels += image * key_label_batch
-    row_labels = lanes
-    sees_all = row_exists
-    mean = 1.0 / keys
-    if RESTRICT:
-        row_labels = tl.load(query_labels + rows * query_label_row, mask=row_exists, other=0).to(tl.int32)
-        own = _own_keys(row_labels, key_labels, key_label_row, keys, classes, COUNTED)
+        query_labels_ptr += off_z * stride_qlz
+        key_labels_ptr += off_z * stride_klz
+    query_class = tl.arange(0, BLOCK_M)
+    sees_all = mask_m
+    mean = 1.0 / N_K
+    if WITHIN_CLASS:
+        query_class = tl.load(query_labels_ptr + offs_m * stride_qlm, mask=mask_m, other=0).to(tl.int32)
+        own = _count_own_keys(query_class, key_labels_ptr, stride_kln, N_K, num_classes, COUNTED)
         sees_all = own == 0.0
-        mean = (1.0 / tl.where(sees_all, keys.to(tl.float32), own))[:, None]
+        mean = (1.0 / tl.where(sees_all, N_K.to(tl.float32), own))[:, None]
 
-    largest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    first = tl.zeros([ROWS, FIRST], tl.float32)
-    second = first
-    if SECOND > 0:
-        second = tl.zeros([ROWS, SECOND], tl.float32)
-
-    for tile in range(tiles):
-        scores = _scores(
-            q_first,
-            q_second,
-            k_base,
-            tile,
-            k_row,
-            k_column,
-            keys,
-            row_labels,
-            sees_all,
-            key_labels,
-            key_label_row,
-            D,
-            FIRST,
-            SECOND,
-            COLUMNS,
-            EVEN,
-            RESTRICT,
-            PRECISION,
-            EMULATE,
-        )
-        tile_largest = tl.max(scores, 1) * exponent_scale
-        if SKIP:
-            # bfloat16, rounded up: a bound that is a little high only skips a little less.
-            raised = tl.maximum(tile_largest * (1 + 1 / 128), tile_largest * (1 - 1 / 128))
-            tl.store(maxima + (program.to(tl.int64) * tiles + tile) * ROWS + lanes, raised.to(tl.bfloat16))
-        raised_largest = tl.maximum(largest, tile_largest)
-        # A row that has seen no key yet keeps -inf, and exp2(-inf - 0) is 0.
-        base = tl.where(raised_largest == float("-inf"), 0.0, raised_largest) if RESTRICT else raised_largest
-        exponentials = tl.exp2(tl.fma(scores, exponent_scale, -base[:, None]))
-        rescale = tl.exp2(largest - base)
-        total = total * rescale + tl.sum(exponentials, 1)
-        largest = raised_largest
-        if not CONTRAST:
-            columns = tile * COLUMNS + tl.arange(0, COLUMNS)
-            exists = columns < keys
-            v_first = load_tile(v_base, columns, v_row, v_column, exists, 0, FIRST, D, EVEN)
-            weights = narrowed(exponentials, v_first.dtype, EMULATE)
-            first = dot(weights, v_first, first * rescale[:, None], PRECISION, EMULATE)
-            if SECOND > 0:
-                v_second = load_tile(v_base, columns, v_row, v_column, exists, FIRST, SECOND, D, EVEN)
-                second = dot(weights, v_second, second * rescale[:, None], PRECISION, EMULATE)
-
+    # Pass 1: each row's maximum and sum of exponentials, and without contrast the output too.
+    m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M], tl.float32)
+    acc_0 = tl.zeros([BLOCK_M, HEAD_DIM_0], tl.float32)
+    acc_1 = acc_0
+    if HEAD_DIM_1 > 0:
+        acc_1 = tl.zeros([BLOCK_M, HEAD_DIM_1], tl.float32)
+    tile_list_ptr = tile_lists_ptr
+    if SKIP:
+        tile_max_ptr += program.to(tl.int64) * n_tiles * BLOCK_M
+        tile_list_ptr += program.to(tl.int64) * n_tiles
+    acc_0, acc_1, m_i, l_i = pass_over_keys(
+        acc_0,
+        acc_1,
+        m_i,
+        l_i,
+        q_0,
+        q_1,
+        k_base,
+        v_base,
+        stride_kn,
+        stride_kd,
+        stride_vn,
+        stride_vd,
+        N_K,
+        qk_scale,
+        contrast,
+        mean,
+        query_class,
+        sees_all,
+        key_labels_ptr,
+        stride_kln,
+        tile_max_ptr,
+        tile_list_ptr,
+        n_tiles,
+        1,
+        HEAD_DIM,
+        HEAD_DIM_0,
+        HEAD_DIM_1,
+        BLOCK_M,
+        BLOCK_N,
+        EVEN_N,
+        CONTRAST,
+        SKIP,
+        WITHIN_CLASS,
+        INPUT_PRECISION,
+        EMULATE_BF16,
+    )
     if CONTRAST:
         # The clip turns NaN into 0; a row whose scores hold one starts from NaN instead.
-        lost = (total - total)[:, None]
-        first += lost
-        if SECOND > 0:
-            second += lost
-        inverse = 1.0 / total
-        level = total
-        if RESTRICT:
-            level = tl.reshape(total[:, None] * mean, [ROWS])
-        visits = tiles
-        tile_list = tile_lists
+        lost = (l_i - l_i)[:, None]
+        acc_0 += lost
+        if HEAD_DIM_1 > 0:
+            acc_1 += lost
+
+        # The list of tiles in which some probability is above (1 - 1/β)/N.
+        visits = n_tiles
         if SKIP:
-            limit = largest + tl.log2((1.0 - 1.0 / contrast) * tl.reshape(total[:, None] * mean, [ROWS])) - _SKIP_MARGIN
-            limit = tl.where(row_exists, limit, float("inf"))
-            tile_list = tile_lists + program.to(tl.int64) * tiles
+            limit = m_i + tl.log2((1.0 - 1.0 / contrast) * tl.reshape(l_i[:, None] * mean, [BLOCK_M])) - _SKIP_MARGIN
+            limit = tl.where(mask_m, limit, float("inf"))
             tl.debug_barrier()  # maxima are read by other threads than wrote them, and so is the list
-            visits = _list_tiles(maxima + program.to(tl.int64) * tiles * ROWS, tile_list, limit, tiles, ROWS, COMPARED)
-            tl.store(visited + program, visits)
+            visits = _list_tiles(tile_max_ptr, tile_list_ptr, limit, n_tiles, BLOCK_M, COMPARED)
+            tl.store(visited_ptr + program, visits)
             tl.debug_barrier()
-        for visit in range(visits):
-            tile = visit
-            if SKIP:
-                tile = tl.load(tile_list + visit)
-            scores = _scores(
-                q_first,
-                q_second,
-                k_base,
-                tile,
-                k_row,
-                k_column,
-                keys,
-                row_labels,
-                sees_all,
-                key_labels,
-                key_label_row,
-                D,
-                FIRST,
-                SECOND,
-                COLUMNS,
-                EVEN,
-                RESTRICT,
-                PRECISION,
-                EMULATE,
-            )
-            exponentials = tl.exp2(tl.fma(scores, exponent_scale, -largest[:, None]))
-            # The difference from 1/N is rounded once, and multiplied: a flat row's is 0 at every contrast.
-            if RESTRICT:
-                # That of a class's only key is 0 whatever its exponential. (Without classes a register too many.)
-                difference = (exponentials - level[:, None]) * inverse[:, None]
-            else:
-                difference = tl.fma(exponentials, inverse[:, None], -mean)
-            p = tl.clamp(tl.fma(difference, contrast, mean), 0.0, 1.0)
-            if RESTRICT:
-                p = tl.where(scores == float("-inf"), 0.0, p)
-            columns = tile * COLUMNS + tl.arange(0, COLUMNS)
-            exists = columns < keys
-            v_first = load_tile(v_base, columns, v_row, v_column, exists, 0, FIRST, D, EVEN)
-            weights = narrowed(p, v_first.dtype, EMULATE)
-            first = dot(weights, v_first, first, PRECISION, EMULATE)
-            if SECOND > 0:
-                v_second = load_tile(v_base, columns, v_row, v_column, exists, FIRST, SECOND, D, EVEN)
-                second = dot(weights, v_second, second, PRECISION, EMULATE)
-    else:
-        first = first / total[:, None]
-        if SECOND > 0:
-            second = second / total[:, None]
 
-    if RESTRICT:
-        # What is not finite among the values that a row sees: v itself holds 0 there.
-        owner = image_head.to(tl.int64) * (classes + 1) + tl.where(sees_all, classes, row_labels)
-        columns = tl.arange(0, FIRST)
-        held = row_exists[:, None] & (columns < D)[None, :]
-        first += tl.load(spoiled + owner[:, None] * D + columns[None, :], mask=held, other=0.0)
-        if SECOND > 0:
-            columns = FIRST + tl.arange(0, SECOND)
-            held = row_exists[:, None] & (columns < D)[None, :]
-            second += tl.load(spoiled + owner[:, None] * D + columns[None, :], mask=held, other=0.0)
-
-    out_base = out + image * out_batch + tl.multiple_of(head * out_head, OUT_ALIGN)
-    columns = tl.arange(0, FIRST)
-    pointers = out_base + rows[:, None] * out_row + columns[None, :] * out_column
-    tl.store(
-        pointers, narrowed(first, out.dtype.element_ty, EMULATE), mask=row_exists[:, None] & (columns < D)[None, :]
-    )
-    if SECOND > 0:
-        columns = FIRST + tl.arange(0, SECOND)
-        pointers = out_base + rows[:, None] * out_row + columns[None, :] * out_column
-        tl.store(
-            pointers, narrowed(second, out.dtype.element_ty, EMULATE), mask=row_exists[:, None] & (columns < D)[None, :]
+        # Pass 2: the scores again, their probabilities with contrast, and the output.
+        acc_0, acc_1, m_i, l_i = pass_over_keys(
+            acc_0,
+            acc_1,
+            m_i,
+            l_i,
+            q_0,
+            q_1,
+            k_base,
+            v_base,
+            stride_kn,
+            stride_kd,
+            stride_vn,
+            stride_vd,
+            N_K,
+            qk_scale,
+            contrast,
+            mean,
+            query_class,
+            sees_all,
+            key_labels_ptr,
+            stride_kln,
+            tile_max_ptr,
+            tile_list_ptr,
+            visits,
+            2,
+            HEAD_DIM,
+            HEAD_DIM_0,
+            HEAD_DIM_1,
+            BLOCK_M,
+            BLOCK_N,
+            EVEN_N,
+            CONTRAST,
+            SKIP,
+            WITHIN_CLASS,
+            INPUT_PRECISION,
+            EMULATE_BF16,
         )
+    else:
+        acc_0 = acc_0 / l_i[:, None]
+        if HEAD_DIM_1 > 0:
+            acc_1 = acc_1 / l_i[:, None]
+
+    if WITHIN_CLASS:
+        # What is not finite among the values that a row sees: v itself holds 0 there.
+        owner = off_hz.to(tl.int64) * (num_classes + 1) + tl.where(sees_all, num_classes, query_class)
+        acc_0 += _nonfinite_piece(nonfinite_ptr, owner, mask_m, 0, HEAD_DIM_0, HEAD_DIM)
+        if HEAD_DIM_1 > 0:
+            acc_1 += _nonfinite_piece(nonfinite_ptr, owner, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM)
+
+    # The output, rounded once.
+    out_base = out_ptr + off_z * stride_oz + tl.multiple_of(off_h * stride_oh, ALIGN_OUT)
+    out_0 = round_to(acc_0, out_ptr.dtype.element_ty, EMULATE_BF16)
+    store_tile(out_base, out_0, offs_m, stride_om, stride_od, mask_m, 0, HEAD_DIM_0, HEAD_DIM)
+    if HEAD_DIM_1 > 0:
+        out_1 = round_to(acc_1, out_ptr.dtype.element_ty, EMULATE_BF16)
+        store_tile(out_base, out_1, offs_m, stride_om, stride_od, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM)
 
     if STATISTICS:
-        slot = image_head * (blocks + tiles)
-        labels = tl.load(query_labels + rows * query_label_row, mask=row_exists, other=0)
-        store_partials(first, second, labels, row_exists, counts, moments, slot + block, classes, D, FIRST, SECOND)
-        # The tiles of values are shared out among the programs: together one more reading of v, from the cache.
-        for tile in range(block, tiles, blocks):
-            value_rows = tile * COLUMNS + tl.arange(0, COLUMNS)
-            value_exists = value_rows < keys
-            value_labels = tl.load(key_labels + value_rows * key_label_row, mask=value_exists, other=0)
-            values = load_tile(v_base, value_rows, v_row, v_column, value_exists, 0, FIRST, D, EVEN).to(tl.float32)
-            more_values = values
-            if SECOND > 0:
-                more_values = load_tile(v_base, value_rows, v_row, v_column, value_exists, FIRST, SECOND, D, EVEN).to(
-                    tl.float32
-                )
+        # Partial statistics of the output's rows.
+        slot = off_hz * (m_tiles + n_tiles)
+        query_labels = tl.load(query_labels_ptr + offs_m * stride_qlm, mask=mask_m, other=0)
+        store_partials(
+            acc_0,
+            acc_1,
+            query_labels,
+            mask_m,
+            partial_counts_ptr,
+            partial_moments_ptr,
+            slot + start_m,
+            num_classes,
+            HEAD_DIM,
+            HEAD_DIM_0,
+            HEAD_DIM_1,
+        )
+        # And of the values, whose tiles are shared out among the programs: one more reading of v, from the cache.
+        for tile in range(start_m, n_tiles, m_tiles):
+            offs_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+            mask_n = offs_n < N_K
+            key_labels = tl.load(key_labels_ptr + offs_n * stride_kln, mask=mask_n, other=0)
+            v_0 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N)
+            v_0 = v_0.to(tl.float32)
+            v_1 = v_0
+            if HEAD_DIM_1 > 0:
+                v_1 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N)
+                v_1 = v_1.to(tl.float32)
             store_partials(
-                values,
-                more_values,
-                value_labels,
-                value_exists,
-                counts,
-                moments,
-                slot + blocks + tile,
-                classes,
-                D,
-                FIRST,
-                SECOND,
+                v_0,
+                v_1,
+                key_labels,
+                mask_n,
+                partial_counts_ptr,
+                partial_moments_ptr,
+                slot + m_tiles + tile,
+                num_classes,
+                HEAD_DIM,
+                HEAD_DIM_0,
+                HEAD_DIM_1,
             )
+        # The image and head's last program merges them.
         tl.debug_barrier()  # every thread's partials are written before the ticket says so
-        if tl.atomic_add(tickets + image_head, 1, sem="acq_rel") == blocks - 1:
+        if tl.atomic_add(tickets_ptr + off_hz, 1, sem="acq_rel") == m_tiles - 1:
             merge_partials(
-                counts,
-                moments,
+                partial_counts_ptr,
+                partial_moments_ptr,
                 slot,
-                blocks,
-                query_count,
-                query_mean,
-                query_variance,
-                image_head,
-                heads,
-                classes,
-                D,
-                FIRST,
-                SECOND,
+                m_tiles,
+                query_count_ptr,
+                query_mean_ptr,
+                query_variance_ptr,
+                off_hz,
+                H,
+                num_classes,
+                HEAD_DIM,
+                HEAD_DIM_0,
+                HEAD_DIM_1,
                 MERGED,
             )
             merge_partials(
-                counts,
-                moments,
-                slot + blocks,
-                tiles,
-                key_count,
-                key_mean,
-                key_variance,
-                image_head,
-                heads,
-                classes,
-                D,
-                FIRST,
-                SECOND,
+                partial_counts_ptr,
+                partial_moments_ptr,
+                slot + m_tiles,
+                n_tiles,
+                key_count_ptr,
+                key_mean_ptr,
+                key_variance_ptr,
+                off_hz,
+                H,
+                num_classes,
+                HEAD_DIM,
+                HEAD_DIM_0,
+                HEAD_DIM_1,
                 MERGED,
             )

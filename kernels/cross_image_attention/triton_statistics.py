@@ -1,12 +1,12 @@
-"""Counts, means and centred second moments of each class, merged across programs: the parts that kernels share.
+"""Counts, means and centred second moments of each class, merged across the programs of one image and head.
 
-Every tile of positions leaves one partial (count, mean, sum of squared deviations) per class in scratch memory.
+Every tile of positions leaves one partial (count, mean, sum of squared deviations M2) per class in scratch memory.
 Programs of one image and head draw tickets; the one that draws the last merges all partials in the order of the
 tiles (Chan, Golub and LeVeque's formula), so the result does not depend on the order in which programs ran, and
 no floating-point atomic is needed.
 
-B batch, H heads, N positions, D width, C classes, T tiles. Widths that are not powers of two are held as two
-pieces of FIRST and SECOND columns; where SECOND is 0 the second piece is an unused copy of the first.
+B batch, H heads, C classes, S slots: partials of one image and head. Head widths that are not powers of two are held as
+two pieces of HEAD_DIM_0 and HEAD_DIM_1 columns; where HEAD_DIM_1 is 0 the second piece is an unused copy of the first.
 """
 
 # Kernel arguments are types of Triton's own, which Python annotations would only mislead about.
@@ -21,140 +21,144 @@ from torch import Tensor
 
 from kernels.results import ClassStatistics
 
-MERGED_TILES = 32  # partials that are merged at once
+MERGED_PARTIALS = 32  # at once
 
 
 @triton.jit
-def _store_piece(x, member, count, base, OFFSET: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr):
-    columns = OFFSET + tl.arange(0, COLUMNS)
+def _store_partial_piece(
+    x, member, count, moments_ptr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr
+):
+    offs_d = OFFSET + tl.arange(0, WIDTH)
     mean = tl.sum(tl.where(member[:, None], x, 0.0), 0) / tl.maximum(count, 1.0)
     deviation = tl.where(member[:, None], x - mean[None, :], 0.0)
-    tl.store(base + columns, mean, mask=columns < D)
-    tl.store(base + D + columns, tl.sum(deviation * deviation, 0), mask=columns < D)
+    tl.store(moments_ptr + offs_d, mean, mask=offs_d < HEAD_DIM)
+    tl.store(moments_ptr + HEAD_DIM + offs_d, tl.sum(deviation * deviation, 0), mask=offs_d < HEAD_DIM)
 
 
 @triton.jit
 def store_partials(
-    first,
-    second,
-    labels,
-    valid,
-    counts,
-    moments,
-    slot,
-    classes,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
+    x_0,  # [BLOCK, HEAD_DIM_0], float32
+    x_1,  # [BLOCK, HEAD_DIM_1], float32
+    labels,  # [BLOCK]
+    mask,  # [BLOCK], which positions exist
+    partial_counts_ptr,  # [B·H·S, C], float32
+    partial_moments_ptr,  # [B·H·S, C, 2, HEAD_DIM], float32: mean and M2
+    slot,  # of B·H·S
+    num_classes,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_0: tl.constexpr,
+    HEAD_DIM_1: tl.constexpr,
 ):
-    """Partials of the float32 tile [rows, D] for every class.
-
-    counts [slots, C] and moments [slots, C, 2, D] are float32.
-    """
-    for c in range(classes):
-        member = valid & (labels == c)
+    """Write a tile's partials of every class."""
+    for c in range(num_classes):
+        member = mask & (labels == c)
         count = tl.sum(member.to(tl.float32), 0)
-        entry = slot * classes + c
-        tl.store(counts + entry, count)
-        base = moments + entry.to(tl.int64) * (2 * D)
-        _store_piece(first, member, count, base, 0, FIRST, D)
-        if SECOND > 0:
-            _store_piece(second, member, count, base, FIRST, SECOND, D)
+        entry = slot * num_classes + c
+        tl.store(partial_counts_ptr + entry, count)
+        moments_ptr = partial_moments_ptr + entry.to(tl.int64) * (2 * HEAD_DIM)
+        _store_partial_piece(x_0, member, count, moments_ptr, 0, HEAD_DIM_0, HEAD_DIM)
+        if HEAD_DIM_1 > 0:
+            _store_partial_piece(x_1, member, count, moments_ptr, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM)
 
 
 @triton.jit
 def _merge_piece(
-    mean,
-    squares,
+    mean,  # [WIDTH], of what is merged so far, like m2 and count
+    m2,  # [WIDTH]
     count,
-    part_counts,
+    part_counts,  # [MERGED], of the partials, and their sum
     part_count,
-    bases,
-    valid,
+    moments_ptrs,  # [MERGED], pointers to the partials' means
+    mask,  # [MERGED], which partials exist
     OFFSET: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
 ):
-    columns = OFFSET + tl.arange(0, COLUMNS)
-    pointers = bases[:, None] + columns[None, :]
-    mask = valid[:, None] & (columns < D)[None, :]
-    part_means = tl.load(pointers, mask=mask, other=0.0)
-    part_squares = tl.load(pointers + D, mask=mask, other=0.0)
+    offs_d = OFFSET + tl.arange(0, WIDTH)
+    ptrs = moments_ptrs[:, None] + offs_d[None, :]
+    mask = mask[:, None] & (offs_d < HEAD_DIM)[None, :]
+    part_means = tl.load(ptrs, mask=mask, other=0.0)
+    part_m2s = tl.load(ptrs + HEAD_DIM, mask=mask, other=0.0)
     part_mean = tl.sum(part_counts[:, None] * part_means, 0) / tl.maximum(part_count, 1.0)
     deviation = part_means - part_mean[None, :]
-    part_square = tl.sum(part_squares + part_counts[:, None] * deviation * deviation, 0)
+    part_m2 = tl.sum(part_m2s + part_counts[:, None] * deviation * deviation, 0)
     total = tl.maximum(count + part_count, 1.0)
-    step = part_mean - mean
-    squares += part_square + step * step * (count * part_count / total)
-    return mean + step * (part_count / total), squares
+    delta = part_mean - mean
+    m2 += part_m2 + delta * delta * (count * part_count / total)
+    return mean + delta * (part_count / total), m2
 
 
 @triton.jit
-def _store_merged(
-    mean, squares, count, means, variances, entry, OFFSET: tl.constexpr, COLUMNS: tl.constexpr, D: tl.constexpr
+def _store_merged_piece(
+    mean, m2, count, mean_ptr, variance_ptr, entry, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr
 ):
-    columns = OFFSET + tl.arange(0, COLUMNS)
-    base = entry.to(tl.int64) * D
-    tl.store(means + base + columns, mean, mask=columns < D)
-    tl.store(variances + base + columns, squares / tl.maximum(count - 1.0, 1.0), mask=columns < D)
+    offs_d = OFFSET + tl.arange(0, WIDTH)
+    base = entry.to(tl.int64) * HEAD_DIM
+    tl.store(mean_ptr + base + offs_d, mean, mask=offs_d < HEAD_DIM)
+    tl.store(variance_ptr + base + offs_d, m2 / tl.maximum(count - 1.0, 1.0), mask=offs_d < HEAD_DIM)
 
 
 @triton.jit
 def merge_partials(
-    counts,
-    moments,
+    partial_counts_ptr,  # [B·H·S, C], float32
+    partial_moments_ptr,  # [B·H·S, C, 2, HEAD_DIM], float32
     first_slot,
-    tiles,
-    count_out,
-    mean_out,
-    variance_out,
-    image_head,
-    heads,
-    classes,
-    D: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    TILES: tl.constexpr,
+    slots,  # that are merged
+    count_ptr,  # [B, C], int64, written by the image's first head
+    mean_ptr,  # [B, H, C, HEAD_DIM], float32
+    variance_ptr,  # [B, H, C, HEAD_DIM], float32
+    off_hz,  # of B·H
+    H,
+    num_classes,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_0: tl.constexpr,
+    HEAD_DIM_1: tl.constexpr,
+    MERGED: tl.constexpr,
 ):
-    """Merge ``tiles`` partials from ``first_slot`` on into count [B, C], mean and variance [B, H, C, D]."""
-    for c in range(classes):
+    """Merge the partials from ``first_slot`` on into counts, means and unbiased variances."""
+    for c in range(num_classes):
         count = 0.0
-        mean = tl.zeros([FIRST], tl.float32)
-        squares = tl.zeros([FIRST], tl.float32)
-        if SECOND > 0:
-            second_mean = tl.zeros([SECOND], tl.float32)
-            second_squares = tl.zeros([SECOND], tl.float32)
-        for start in range(0, tiles, TILES):
-            tile = start + tl.arange(0, TILES)
-            valid = tile < tiles
-            entries = (first_slot + tile) * classes + c
-            part_counts = tl.load(counts + entries, mask=valid, other=0.0)
+        mean_0 = tl.zeros([HEAD_DIM_0], tl.float32)
+        m2_0 = tl.zeros([HEAD_DIM_0], tl.float32)
+        if HEAD_DIM_1 > 0:
+            mean_1 = tl.zeros([HEAD_DIM_1], tl.float32)
+            m2_1 = tl.zeros([HEAD_DIM_1], tl.float32)
+        for start in range(0, slots, MERGED):
+            offs_s = start + tl.arange(0, MERGED)
+            mask = offs_s < slots
+            entries = (first_slot + offs_s) * num_classes + c
+            part_counts = tl.load(partial_counts_ptr + entries, mask=mask, other=0.0)
             part_count = tl.sum(part_counts, 0)
-            bases = moments + entries.to(tl.int64) * (2 * D)
-            mean, squares = _merge_piece(mean, squares, count, part_counts, part_count, bases, valid, 0, FIRST, D)
-            if SECOND > 0:
-                second_mean, second_squares = _merge_piece(
-                    second_mean, second_squares, count, part_counts, part_count, bases, valid, FIRST, SECOND, D
+            ptrs = partial_moments_ptr + entries.to(tl.int64) * (2 * HEAD_DIM)
+            mean_0, m2_0 = _merge_piece(
+                mean_0, m2_0, count, part_counts, part_count, ptrs, mask, 0, HEAD_DIM_0, HEAD_DIM
+            )
+            if HEAD_DIM_1 > 0:
+                mean_1, m2_1 = _merge_piece(
+                    mean_1, m2_1, count, part_counts, part_count, ptrs, mask, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM
                 )
             count += part_count
-        entry = image_head * classes + c
-        _store_merged(mean, squares, count, mean_out, variance_out, entry, 0, FIRST, D)
-        if SECOND > 0:
-            _store_merged(second_mean, second_squares, count, mean_out, variance_out, entry, FIRST, SECOND, D)
-        if image_head % heads == 0:
-            tl.store(count_out + (image_head // heads) * classes + c, tl.cast(count, tl.int64))
+        entry = off_hz * num_classes + c
+        _store_merged_piece(mean_0, m2_0, count, mean_ptr, variance_ptr, entry, 0, HEAD_DIM_0, HEAD_DIM)
+        if HEAD_DIM_1 > 0:
+            _store_merged_piece(mean_1, m2_1, count, mean_ptr, variance_ptr, entry, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM)
+        if off_hz % H == 0:
+            tl.store(count_ptr + (off_hz // H) * num_classes + c, tl.cast(count, tl.int64))
 
 
-def empty_statistics(batch: int, heads: int, classes: int, width: int, device: torch.device) -> ClassStatistics:
+def empty_statistics(batch: int, heads: int, num_classes: int, head_dim: int, device: torch.device) -> ClassStatistics:
     """Memory for the statistics of a float16, bfloat16 or float32 tensor, every element of which is written."""
-    mean = torch.empty(batch, heads, classes, width, dtype=torch.float32, device=device)
-    return ClassStatistics(torch.empty(batch, classes, dtype=torch.int64, device=device), mean, torch.empty_like(mean))
+    mean = torch.empty(batch, heads, num_classes, head_dim, dtype=torch.float32, device=device)
+    count = torch.empty(batch, num_classes, dtype=torch.int64, device=device)
+    return ClassStatistics(count, mean, torch.empty_like(mean))
 
 
-def scratch(image_heads: int, tiles: int, classes: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
-    """counts [image_heads, T, C] and moments [image_heads, T, C, 2, D], not set; tickets [image_heads], zero."""
+def empty_partials(
+    image_heads: int, slots: int, num_classes: int, head_dim: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Partial counts [B·H, S, C] and moments [B·H, S, C, 2, D], not set, and tickets [B·H], which are zero."""
     return (
-        torch.empty(image_heads, tiles, classes, dtype=torch.float32, device=device),
-        torch.empty(image_heads, tiles, classes, 2, width, dtype=torch.float32, device=device),
+        torch.empty(image_heads, slots, num_classes, dtype=torch.float32, device=device),
+        torch.empty(image_heads, slots, num_classes, 2, head_dim, dtype=torch.float32, device=device),
         torch.zeros(image_heads, dtype=torch.int32, device=device),
     )

@@ -1,4 +1,4 @@
-"""Tile sizes of group normalisation and GEGLU as data, and the choice among them by shape.
+"""Tile sizes of group normalisation as data, and the choice among them by shape.
 
 Chosen by arithmetic (whole lines of memory, 32 bytes a thread in 64 registers, so that a multiprocessor holds 1024
 threads, and programs enough for every multiprocessor) and so that ahead-of-time builds spill nothing; no timing has
@@ -8,9 +8,6 @@ chosen them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-# GEGLU: rows and columns of one program, and its warps. 256 divides every width of SD-1.5.
-GATED_ROWS, GATED_COLUMNS, GATED_WARPS = 8, 256, 4
 
 # Within a tile group normalisation counts elements in 32 bits, which these keep it below.
 MOST_POSITIONS = 2**23  # of an image, and between two channels
@@ -30,12 +27,12 @@ _TILES_AT_ONCE = 4  # up to which one program takes a group alone, in one launch
 class GroupTiles:
     """One program's share of group normalisation. A chunk that holds every position makes one launch of two."""
 
-    groups: int  # of one program; more than 1 only where ``columns`` hold them all
-    columns: int  # channels of a tile
-    positions: int  # of a tile
-    chunk: int  # positions of one program, a multiple of ``positions``
-    warps: int
-    registers: int | None = None  # most that one thread may use
+    groups: int  # of one program; more than 1 only where ``block_c`` holds them all
+    block_c: int  # channels of a tile
+    block_p: int  # positions of a tile
+    chunk: int  # positions of one program, a multiple of ``block_p``
+    num_warps: int
+    maxnreg: int | None = None  # most that one thread may use
 
 
 def power_of_two(least: int) -> int:

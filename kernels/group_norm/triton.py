@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.group_norm.tiles import GroupTiles, choose_group_tiles, power_of_two
 from kernels.group_norm.triton_kernels import group_moments_kernel, group_norm_kernel, group_output_kernel
 from kernels.strides import folded_stride
-from kernels.triton_tile_ops import device_of, emulates
+from kernels.triton_tile_ops import device_of, emulates_bf16
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
@@ -55,56 +55,55 @@ def group_norm(
         tiles = _tiles_for(x, groups)
     batch, channels = x.shape[:2]
     width, positions = channels // groups, x.shape[2] * x.shape[3]
-    blocks, chunks = triton.cdiv(groups, tiles.groups), triton.cdiv(positions, tiles.chunk)
+    g_tiles, chunks = triton.cdiv(groups, tiles.groups), triton.cdiv(positions, tiles.chunk)
     out = torch.empty_like(x, memory_format=layout)
     weight, bias = weight.contiguous(), bias.contiguous()
-    sides = (x, out, weight, bias)
-    sizes = (float(eps),)
+    tensors = (x, out, weight, bias)
     constants = {
-        "GROUPS": tiles.groups,
-        "CHANNELS": width,
-        "HELD": power_of_two(tiles.groups),
-        "COLUMNS": tiles.columns,
-        "POSITIONS": tiles.positions,
+        "PROGRAM_GROUPS": tiles.groups,
+        "GROUP_CHANNELS": width,
+        "BLOCK_G": power_of_two(tiles.groups),
+        "BLOCK_C": tiles.block_c,
+        "BLOCK_P": tiles.block_p,
         "ALIGN": gcd(16, tiles.groups * width, channels),
-        "num_warps": tiles.warps,
-        "maxnreg": tiles.registers,
+        "num_warps": tiles.num_warps,
+        "maxnreg": tiles.maxnreg,
         "enable_fp_fusion": True,
     }
-    written = {"SILU": silu, "EMULATE": emulates(x.dtype)}
+    written = {"SILU": silu, "EMULATE_BF16": emulates_bf16(x.dtype)}
     with device_of(x):
         if chunks == 1:
-            whole = tiles.positions >= positions and tiles.columns >= tiles.groups * width
-            group_norm_kernel[(batch * blocks,)](
-                *sides,
+            one_tile = tiles.block_p >= positions and tiles.block_c >= tiles.groups * width
+            group_norm_kernel[(batch * g_tiles,)](
+                *tensors,
                 *_strides(x),
                 *_strides(out),
                 groups,
-                blocks,
+                g_tiles,
                 positions,
-                *sizes,
-                WHOLE=whole,
+                float(eps),
+                ONE_TILE=one_tile,
                 **constants,
                 **written,
             )
             return out
         partials = torch.empty(batch, groups, 2, chunks, dtype=torch.float32, device=x.device)
-        grid = (batch * chunks * blocks,)
+        grid = (batch * chunks * g_tiles,)
         group_moments_kernel[grid](
-            x, partials, *_strides(x), groups, blocks, chunks, positions, tiles.chunk, **constants
+            x, partials, *_strides(x), groups, g_tiles, chunks, positions, tiles.chunk, **constants
         )
         group_output_kernel[grid](
-            *sides,
+            *tensors,
             partials,
             *_strides(x),
             *_strides(out),
             groups,
-            blocks,
+            g_tiles,
             chunks,
             positions,
             tiles.chunk,
-            *sizes,
-            CHUNKS=power_of_two(chunks),
+            float(eps),
+            BLOCK_CHUNKS=power_of_two(chunks),
             **constants,
             **written,
         )

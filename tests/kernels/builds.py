@@ -13,29 +13,32 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.adain_features.tiles import BLOCK_M
 from kernels.adain_features.triton import adain_features_kernel
 from kernels.cross_image_attention.tiles import Tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
-from kernels.cross_image_attention.triton_statistics import MERGED_TILES
+from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS
 from kernels.head_widths import split_width
+from kernels.masked_adain.tiles import BLOCK_P
 from kernels.masked_adain.triton import masked_adain_kernel
 
 TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 INTEGER_POINTERS = {
-    "labels": "*i64",
-    "query_labels": "*i64",
-    "key_labels": "*i64",
-    "z_labels": "*i64",
-    "source_labels": "*i64",
-    "query_count": "*i64",
-    "key_count": "*i64",
-    "tile_lists": "*i32",
-    "visited": "*i32",
-    "tickets": "*i32",
+    "labels_ptr": "*i64",
+    "query_labels_ptr": "*i64",
+    "key_labels_ptr": "*i64",
+    "z_labels_ptr": "*i64",
+    "source_labels_ptr": "*i64",
+    "query_count_ptr": "*i64",
+    "key_count_ptr": "*i64",
+    "tile_lists_ptr": "*i32",
+    "visited_ptr": "*i32",
+    "tickets_ptr": "*i32",
 }
-FLOAT_POINTERS = {"counts", "spoiled", "moments", "partials"}
-DATA = {"q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected"}
-FLOATS = {"exponent_scale", "contrast", "eps"}
+DATA = {f"{name}_ptr" for name in ("q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected")}
+FLOATS = {"qk_scale", "contrast", "eps"}
+# Strides of images and rows, not of heads: those are multiples of a head's width.
+ALIGNED_STRIDES = re.compile(r"stride_(q|k|v|o|x|z|s|ql|kl|l|zl|sl)(z|b|m|n|p)")
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,16 @@ def compiled(
             signature[name] = f"*{TYPES[dtype]}"
         elif name in INTEGER_POINTERS:
             signature[name] = INTEGER_POINTERS[name]
-        elif name == "maxima":
+        elif name == "tile_max_ptr":
             signature[name] = "*bf16"
-        elif name in FLOAT_POINTERS or name.endswith(("_mean", "_variance")):
+        elif name.endswith("_ptr"):
             signature[name] = "*fp32"
         elif name in FLOATS:
             signature[name] = "fp32"
             aligned = False
         else:
             signature[name] = "i32"
-            aligned = name.endswith(("_batch", "_row")) or name in aligned_sizes
+            aligned = ALIGNED_STRIDES.fullmatch(name) is not None or name in aligned_sizes
         if aligned:
             attributes[(i,)] = [["tt.divisibility", 16]]
     made = triton.compile(
@@ -127,44 +130,48 @@ def build(
 ) -> Build:
     """The attention kernel at one head width."""
     align = 4 if dtype == "float32" else 8
-    constants: dict[str, Any] = dict.fromkeys(("q_column", "k_column", "v_column", "out_column"), 1)
-    constants |= dict.fromkeys(("query_label_row", "key_label_row"), 1)
+    constants: dict[str, Any] = dict.fromkeys(("stride_qd", "stride_kd", "stride_vd", "stride_od"), 1)
+    constants |= dict.fromkeys(("stride_qlm", "stride_kln"), 1)
     constants |= {
-        "D": width,
-        "FIRST": split_width(width)[0],
-        "SECOND": split_width(width)[1],
-        "ROWS": tiles.queries,
-        "COLUMNS": tiles.keys,
-        "EVEN": even,
+        "HEAD_DIM": width,
+        "HEAD_DIM_0": split_width(width)[0],
+        "HEAD_DIM_1": split_width(width)[1],
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        "EVEN_N": even,
         "CONTRAST": contrast,
         "SKIP": skip and contrast,
         "STATISTICS": statistics,
-        "RESTRICT": within_class,
+        "WITHIN_CLASS": within_class,
         "ALIGN": align,
-        "OUT_ALIGN": align,
-        "PRECISION": "ieee",
-        "EMULATE": False,
+        "ALIGN_OUT": align,
+        "INPUT_PRECISION": "ieee",
+        "EMULATE_BF16": False,
         "COMPARED": COMPARED_TILES,
         "COUNTED": COUNTED_LABELS,
-        "MERGED": MERGED_TILES,
+        "MERGED": MERGED_PARTIALS,
     }
     if not constants["SKIP"]:
-        constants |= dict.fromkeys(("maxima", "tile_lists", "visited"))
+        constants |= dict.fromkeys(("tile_max_ptr", "tile_lists_ptr", "visited_ptr"))
     if not within_class:
-        constants["spoiled"] = None
+        constants["nonfinite_ptr"] = None
     if not statistics:
-        constants |= dict.fromkeys(("query_labels", "key_labels", "counts", "moments", "tickets"))
-        constants |= {f"{side}_{name}": None for side in ("query", "key") for name in ("count", "mean", "variance")}
-    options = {"num_warps": tiles.warps, "num_stages": tiles.stages, "maxnreg": tiles.registers}
+        scratch = ("partial_counts_ptr", "partial_moments_ptr", "tickets_ptr")
+        constants |= dict.fromkeys(("query_labels_ptr", "key_labels_ptr", *scratch))
+        constants |= {f"{side}_{name}_ptr": None for side in ("query", "key") for name in ("count", "mean", "variance")}
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": tiles.maxnreg}
     return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass)
 
 
 def build_smaller_kernels(width: int, dtype: str, architecture: int) -> dict[str, Build]:
     """The kernels for AdaIN."""
     first, second = split_width(width)
-    pieces = {"D": width, "FIRST": first, "SECOND": second, "ROWS": 64, "ALIGN": 8, "x_column": 1, "label_row": 1}
-    no_emulation = {"EMULATE": False}
+    pieces = {"HEAD_DIM": width, "HEAD_DIM_0": first, "HEAD_DIM_1": second, "BLOCK_M": BLOCK_M, "ALIGN": 8}
+    pieces |= {"stride_xd": 1, "stride_lm": 1}
+    no_emulation = {"EMULATE_BF16": False}
     return {
         "features": compiled(adain_features_kernel, pieces | no_emulation, dtype, architecture, {}, sass=False),
-        "latents": compiled(masked_adain_kernel, {"BLOCK": 1024} | no_emulation, dtype, architecture, {}, sass=False),
+        "latents": compiled(
+            masked_adain_kernel, {"BLOCK_P": BLOCK_P} | no_emulation, dtype, architecture, {}, sass=False
+        ),
     }

@@ -7,11 +7,12 @@ from typing import Any
 
 from builds import Build, compiled
 
+from kernels.geglu.tiles import BLOCK_M, BLOCK_N, NUM_WARPS
 from kernels.geglu.triton import geglu_kernel
-from kernels.group_norm.tiles import GATED_COLUMNS, GATED_ROWS, GATED_WARPS, choose_group_tiles, power_of_two
+from kernels.group_norm.tiles import choose_group_tiles, power_of_two
 from kernels.group_norm.triton_kernels import group_moments_kernel, group_norm_kernel, group_output_kernel
 
-ALIGNED = frozenset({"positions", "chunk_positions", "columns", "x_column", "out_column"})
+ALIGNED = frozenset({"P", "chunk_size", "N", "stride_xp", "stride_op", "stride_xc", "stride_oc", "stride_pm"})
 ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -31,35 +32,35 @@ def build_group_norm(
     tiles = choose_group_tiles(
         batch, 32, width, positions, ITEMSIZES[dtype], channels_last=channels_last, multiprocessors=multiprocessors
     )
-    unit = ("x_column", "out_column") if channels_last else ("x_row", "out_row")
+    unit = ("stride_xc", "stride_oc") if channels_last else ("stride_xp", "stride_op")
     shape = dict.fromkeys(unit, 1) | {
-        "GROUPS": tiles.groups,
-        "CHANNELS": width,
-        "HELD": power_of_two(tiles.groups),
-        "COLUMNS": tiles.columns,
-        "POSITIONS": tiles.positions,
+        "PROGRAM_GROUPS": tiles.groups,
+        "GROUP_CHANNELS": width,
+        "BLOCK_G": power_of_two(tiles.groups),
+        "BLOCK_C": tiles.block_c,
+        "BLOCK_P": tiles.block_p,
         "ALIGN": gcd(16, tiles.groups * width, channels),
     }
-    written: dict[str, Any] = {"SILU": silu, "EMULATE": False}
+    written: dict[str, Any] = {"SILU": silu, "EMULATE_BF16": False}
     if tiles.chunk >= positions:
-        whole = tiles.positions >= positions and tiles.columns >= tiles.groups * width
-        kernels = {"one launch": (group_norm_kernel, written | {"WHOLE": whole})}
+        one_tile = tiles.block_p >= positions and tiles.block_c >= tiles.groups * width
+        kernels = {"one launch": (group_norm_kernel, written | {"ONE_TILE": one_tile})}
     else:
         chunks = -(-positions // tiles.chunk)
         kernels = {
             "moments": (group_moments_kernel, {}),
-            "output": (group_output_kernel, written | {"CHUNKS": power_of_two(chunks)}),
+            "output": (group_output_kernel, written | {"BLOCK_CHUNKS": power_of_two(chunks)}),
         }
     made = {}
     for name, (kernel, constants) in kernels.items():
         constants = {key: value for key, value in (shape | constants).items() if key in kernel.arg_names}
-        options = {"num_warps": tiles.warps, "maxnreg": tiles.registers}
+        options = {"num_warps": tiles.num_warps, "maxnreg": tiles.maxnreg}
         made[name] = compiled(kernel, constants, dtype, architecture, options, sass=False, aligned_sizes=ALIGNED)
     return made
 
 
 def build_geglu(dtype: str, architecture: int) -> Build:
     """GEGLU of contiguous rows."""
-    constants = {"projected_column": 1, "ROWS": GATED_ROWS, "COLUMNS": GATED_COLUMNS, "EMULATE": False}
-    options = {"num_warps": GATED_WARPS}
+    constants = {"stride_pn": 1, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "EMULATE_BF16": False}
+    options = {"num_warps": NUM_WARPS}
     return compiled(geglu_kernel, constants, dtype, architecture, options, sass=False, aligned_sizes=ALIGNED)

@@ -28,15 +28,15 @@ def test_tiles_hold_every_shape(batch: int, itemsize: int, channels_last: bool) 
             channels_last=channels_last,
             multiprocessors=MULTIPROCESSORS,
         )
-        assert tiles.groups == 1 or tiles.columns >= tiles.groups * width
-        assert tiles.chunk % tiles.positions == 0
-        assert tiles.columns == power_of_two(tiles.columns)
-        assert tiles.positions == power_of_two(tiles.positions)
-        assert tiles.columns * tiles.positions <= 16384
-        assert tiles.columns <= 128
-        assert (tiles.positions - 1) * MOST_STRIDE + (tiles.columns - 1) * MOST_POSITIONS < 2**31
+        assert tiles.groups == 1 or tiles.block_c >= tiles.groups * width
+        assert tiles.chunk % tiles.block_p == 0
+        assert tiles.block_c == power_of_two(tiles.block_c)
+        assert tiles.block_p == power_of_two(tiles.block_p)
+        assert tiles.block_c * tiles.block_p <= 16384
+        assert tiles.block_c <= 128
+        assert (tiles.block_p - 1) * MOST_STRIDE + (tiles.block_c - 1) * MOST_POSITIONS < 2**31
         assert -(-positions // tiles.chunk) <= 128  # partials that one program merges
-        assert 4 <= tiles.warps <= 16
+        assert 4 <= tiles.num_warps <= 16
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
