@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.adain_features.tiles import BLOCK_M
+from kernels.adain_features import tiles as features_tiles
 from kernels.adain_features.triton import adain_features_kernel
 from kernels.cross_image_attention.tiles import Tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS
+from kernels.geglu import tiles as geglu_tiles
+from kernels.geglu.triton import geglu_kernel
+from kernels.group_norm.tiles import choose_group_tiles, power_of_two
+from kernels.group_norm.triton_kernels import group_moments_kernel, group_norm_kernel, group_output_kernel
 from kernels.head_widths import split_width
-from kernels.masked_adain.tiles import BLOCK_P
+from kernels.masked_adain import tiles as latents_tiles
 from kernels.masked_adain.triton import masked_adain_kernel
 
 TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
@@ -39,6 +44,9 @@ DATA = {f"{name}_ptr" for name in ("q", "k", "v", "out", "x", "z", "source", "we
 FLOATS = {"qk_scale", "contrast", "eps"}
 # Strides of images and rows, not of heads: those are multiples of a head's width.
 ALIGNED_STRIDES = re.compile(r"stride_(q|k|v|o|x|z|s|ql|kl|l|zl|sl)(z|b|m|n|p)")
+# Sizes and strides that are multiples of 16 at SD-1.5's shapes.
+ALIGNED_SIZES = frozenset({"P", "chunk_size", "N", "stride_xp", "stride_op", "stride_xc", "stride_oc", "stride_pm"})
+ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def compiled(
     )
 
 
-def build(
+def build_attention(
     width: int,
     dtype: str,
     tiles: Tiles,
@@ -163,15 +171,71 @@ def build(
     return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass)
 
 
-def build_smaller_kernels(width: int, dtype: str, architecture: int) -> dict[str, Build]:
+def build_adain(width: int, dtype: str, architecture: int) -> dict[str, Build]:
     """The kernels for AdaIN."""
     first, second = split_width(width)
-    pieces = {"HEAD_DIM": width, "HEAD_DIM_0": first, "HEAD_DIM_1": second, "BLOCK_M": BLOCK_M, "ALIGN": 8}
+    pieces = {
+        "HEAD_DIM": width,
+        "HEAD_DIM_0": first,
+        "HEAD_DIM_1": second,
+        "BLOCK_M": features_tiles.BLOCK_M,
+        "ALIGN": 8,
+    }
     pieces |= {"stride_xd": 1, "stride_lm": 1}
     no_emulation = {"EMULATE_BF16": False}
     return {
         "features": compiled(adain_features_kernel, pieces | no_emulation, dtype, architecture, {}, sass=False),
         "latents": compiled(
-            masked_adain_kernel, {"BLOCK_P": BLOCK_P} | no_emulation, dtype, architecture, {}, sass=False
+            masked_adain_kernel, {"BLOCK_P": latents_tiles.BLOCK_P} | no_emulation, dtype, architecture, {}, sass=False
         ),
     }
+
+
+def build_group_norm(
+    channels: int,
+    side: int,
+    dtype: str,
+    architecture: int,
+    *,
+    channels_last: bool,
+    batch: int = 1,
+    silu: bool = True,
+    multiprocessors: int = 132,
+) -> dict[str, Build]:
+    """The one kernel or the two that normalise 32 groups of a grid of side x side positions."""
+    width, positions = channels // 32, side * side
+    tiles = choose_group_tiles(
+        batch, 32, width, positions, ITEMSIZES[dtype], channels_last=channels_last, multiprocessors=multiprocessors
+    )
+    unit = ("stride_xc", "stride_oc") if channels_last else ("stride_xp", "stride_op")
+    shape = dict.fromkeys(unit, 1) | {
+        "PROGRAM_GROUPS": tiles.groups,
+        "GROUP_CHANNELS": width,
+        "BLOCK_G": power_of_two(tiles.groups),
+        "BLOCK_C": tiles.block_c,
+        "BLOCK_P": tiles.block_p,
+        "ALIGN": gcd(16, tiles.groups * width, channels),
+    }
+    written: dict[str, Any] = {"SILU": silu, "EMULATE_BF16": False}
+    if tiles.chunk >= positions:
+        one_tile = tiles.block_p >= positions and tiles.block_c >= tiles.groups * width
+        kernels = {"one launch": (group_norm_kernel, written | {"ONE_TILE": one_tile})}
+    else:
+        chunks = -(-positions // tiles.chunk)
+        kernels = {
+            "moments": (group_moments_kernel, {}),
+            "output": (group_output_kernel, written | {"BLOCK_CHUNKS": power_of_two(chunks)}),
+        }
+    made = {}
+    for name, (kernel, constants) in kernels.items():
+        constants = {key: value for key, value in (shape | constants).items() if key in kernel.arg_names}
+        options = {"num_warps": tiles.num_warps, "maxnreg": tiles.maxnreg}
+        made[name] = compiled(kernel, constants, dtype, architecture, options, sass=False, aligned_sizes=ALIGNED_SIZES)
+    return made
+
+
+def build_geglu(dtype: str, architecture: int) -> Build:
+    """GEGLU of contiguous rows."""
+    constants = {"stride_pn": 1, "BLOCK_M": geglu_tiles.BLOCK_M, "BLOCK_N": geglu_tiles.BLOCK_N, "EMULATE_BF16": False}
+    options = {"num_warps": geglu_tiles.NUM_WARPS}
+    return compiled(geglu_kernel, constants, dtype, architecture, options, sass=False, aligned_sizes=ALIGNED_SIZES)

@@ -119,3 +119,8 @@ def norm_input(
     if case.layout == "transposed":
         x = x.transpose(2, 3).contiguous().transpose(2, 3)
     return x, weight, bias
+
+
+def doubles(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in float64."""
+    return [t.double() for t in tensors]

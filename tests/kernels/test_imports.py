@@ -23,7 +23,7 @@ def test_import_needs_no_triton_and_starts_no_cuda() -> None:
         "for impl in ('reference', 'torch'):\n"
         "    kernels.group_norm(x, 2, w, w, eps=1e-5, silu=True, impl=impl)\n"
         "    kernels.geglu(x, impl=impl)\n"
-        "assert not [name for name in sys.modules if name.startswith('kernels.triton')]\n"
+        "assert not [name for name in sys.modules if 'triton' in name and name.startswith('kernels.')]\n"
         "assert not torch.cuda.is_initialized()"
     )
 
@@ -34,3 +34,22 @@ def test_references_import_no_other_implementation() -> None:
     for file in references:
         imports = [line for line in file.read_text().splitlines() if line.startswith(("import", "from"))]
         assert not [line for line in imports if "triton" in line or ".torch" in line or "onednn" in line]
+
+
+def test_an_operation_is_a_function_whatever_is_imported_first() -> None:
+    # A folder bears the name of its function, and importing a folder's first module binds the folder in `kernels`.
+    run(
+        "import importlib, itertools, sys\n"
+        "operations = ('adain_features', 'cross_image_attention', 'geglu', 'group_norm', 'masked_adain')\n"
+        "modules = ('triton', 'torch', 'reference', 'api', 'tiles')\n"
+        "for first in itertools.product(operations, modules):\n"
+        "    for name in [name for name in sys.modules if name.split('.')[0] == 'kernels']: del sys.modules[name]\n"
+        "    importlib.import_module('.'.join(('kernels', *first)))\n"
+        "    for other in itertools.product(operations, modules):\n"
+        "        importlib.import_module('.'.join(('kernels', *other)))\n"
+        "    kernels = sys.modules['kernels']\n"
+        "    for operation in operations:\n"
+        "        function = getattr(kernels, operation)\n"
+        "        assert function is getattr(sys.modules[f'kernels.{operation}.api'], operation), (first, operation)\n"
+        "        assert callable(function)\n"
+    )

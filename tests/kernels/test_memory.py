@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import labels
 
 from kernels import cross_image_attention
 from tests.allocations import peak_extra_bytes
+from tests.kernels.cases import labels
 
 LIMIT = 64e6  # bytes; one map of the largest case is 537 MB
 

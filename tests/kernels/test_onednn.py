@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 
-import plain
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from kernels.onednn import (
     prepack,
     sum_of_parts,
 )
+from tests.kernels import plain
 from tests.tolerances import assert_as_accurate
 
 pytestmark = pytest.mark.skipif(

@@ -12,20 +12,24 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not built", allow_module_level=True)
 
-from builds import Build, build, build_smaller_kernels
-
 from kernels.cross_image_attention.tiles import SHARED_MEMORY, choose_tiles
+from tests.kernels.builds import Build, build_adain, build_attention, build_geglu, build_group_norm
 
 # (head width, tokens) of SD-1.5's layers at 512 x 512.
 SHAPES = {40: 4096, 80: 1024, 160: 256}
 TENSOR_CORES = {90: "wgmma.mma_async", 100: "tcgen05.mma"}
 MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
+DTYPES = ("float16", "bfloat16", "float32")
+# (channels, side) of SD-1.5's UNet and autoencoder at 512 x 512.
+NORM_SHAPES = ((320, 64), (640, 64), (960, 64), (1280, 32), (1920, 32), (1280, 16), (2560, 16), (1280, 8), (128, 512))
+
+both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
 
 
 def shipped(width: int, architecture: int, dtype: str, batch: int = 1, **options: bool) -> Build:
     itemsize = 4 if dtype == "float32" else 2
     tiles = choose_tiles(width, itemsize, architecture, MULTIPROCESSORS[architecture], batch * 8, SHAPES[width])
-    return build(width, dtype, tiles, architecture, **options)
+    return build_attention(width, dtype, tiles, architecture, **options)
 
 
 def assert_sound(made: Build, architecture: int) -> None:
@@ -80,10 +84,63 @@ def test_float32_fits_shared_memory(width: int, architecture: int) -> None:
     [(40, 90), *(pytest.param(w, a, marks=pytest.mark.slow) for w in SHAPES for a in (80, 120))],
 )
 def test_adain_fits_the_chip(width: int, architecture: int) -> None:
-    for made in build_smaller_kernels(width, "float16", architecture).values():
+    for made in build_adain(width, "float16", architecture).values():
         assert_sound(made, architecture)
 
 
 def test_sharpening_clip_is_one_instruction_a_score() -> None:
-    made = build(40, "float16", choose_tiles(40, 2, 90, 132, 8, 4096), 90, sass=True)
+    made = build_attention(40, "float16", choose_tiles(40, 2, 90, 132, 8, 4096), 90, sass=True)
     assert "FFMA.SAT" in made.sass
+
+
+def assert_wide(made: Build, *, reads: bool = True, writes: bool = True) -> None:
+    assert not reads or "ld.global.v4.b32" in made.ptx
+    assert not writes or "st.global.v4.b32" in made.ptx
+
+
+@both_layouts
+@pytest.mark.parametrize(("channels", "side"), [(320, 64), (1280, 16)])
+def test_group_norm_of_a_swapped_layer_moves_sixteen_bytes_at_once(
+    channels: int, side: int, channels_last: bool
+) -> None:
+    made = build_group_norm(channels, side, "float16", 90, channels_last=channels_last)
+    assert set(made) == ({"one launch"} if side == 16 else {"moments", "output"})
+    for name, kernel in made.items():
+        assert_sound(kernel, 90)
+        assert_wide(kernel, writes=name != "moments")
+
+
+@pytest.mark.slow
+@both_layouts
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", list(SHARED_MEMORY))
+@pytest.mark.parametrize(("channels", "side"), NORM_SHAPES)
+def test_group_norm_fits_every_chip(
+    channels: int, side: int, architecture: int, dtype: str, channels_last: bool
+) -> None:
+    for name, kernel in build_group_norm(channels, side, dtype, architecture, channels_last=channels_last).items():
+        assert_sound(kernel, architecture)
+        assert_wide(kernel, writes=name != "moments")
+
+
+@pytest.mark.slow
+@both_layouts
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_group_norm_of_many_images_fits_the_chip(architecture: int, silu: bool, channels_last: bool) -> None:
+    for channels, side in ((320, 64), (640, 32), (512, 256)):
+        made = build_group_norm(
+            channels, side, "float16", architecture, channels_last=channels_last, batch=8, silu=silu
+        )
+        for kernel in made.values():
+            assert_sound(kernel, architecture)
+
+
+@pytest.mark.parametrize("dtype", [DTYPES[0], *(pytest.param(d, marks=pytest.mark.slow) for d in DTYPES[1:])])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(a, marks=[] if a == 90 else [pytest.mark.slow]) for a in SHARED_MEMORY]
+)
+def test_geglu_fits_the_chip_and_moves_sixteen_bytes_at_once(architecture: int, dtype: str) -> None:
+    made = build_geglu(dtype, architecture)
+    assert_sound(made, architecture)
+    assert_wide(made)

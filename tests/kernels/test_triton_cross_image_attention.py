@@ -1,4 +1,4 @@
-"""The Triton kernels against float64: on a GPU with ``make gpu``, elsewhere in Triton's interpreter.
+"""The attention kernel against float64: on a GPU with ``make gpu``, elsewhere in Triton's interpreter.
 
 ``test_triton_interpreter.py`` runs this file in a process of its own, since whether kernels are interpreted is
 settled when they are first imported.
@@ -7,21 +7,21 @@ settled when they are first imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import plain
 import pytest
 import torch
-from cases import LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
-from kernels import AttentionResult, adain_features, cross_image_attention, masked_adain
+from kernels import AttentionResult, cross_image_attention
 from kernels.cross_image_attention.tiles import Tiles
+from kernels.cross_image_attention.triton import launch
+from tests.kernels import plain
+from tests.kernels.cases import LABEL_PATTERNS, Case, attention_input, doubles, labels
+from tests.kernels.device import DEVICE, on_device
 from tests.tolerances import assert_as_accurate
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = Tiles(16, 16, 1, 2)  # so that small inputs have several tiles
 CASES = (
     Case(1, 2, 21, 27, 40),
@@ -35,31 +35,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """Fresh tensors, scratch memory among them, hold NaN or the largest integer."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def on_device(*tensors: Tensor) -> list[Tensor]:
-    """The tensors on the device with their strides."""
-    return [t.to(DEVICE) if t.device.type != DEVICE else t for t in tensors]
-
-
-def doubles(*tensors: Tensor) -> list[Tensor]:
-    return [t.double() for t in tensors]
-
-
 @every_dtype
 @pytest.mark.parametrize("contrast", [1.0, 1.67, 0.6])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_attention_is_as_accurate_as_plain_pytorch(case: Case, contrast: float, dtype: torch.dtype) -> None:
-    from kernels.cross_image_attention import triton as triton_attention
-
     q, k, v = on_device(*attention_input(case, dtype))
-    out = triton_attention.launch(q, k, v, contrast, tiles=SMALL).result
+    out = launch(q, k, v, contrast, tiles=SMALL).result
     assert isinstance(out, Tensor)
     exact = plain.attention(*doubles(q, k, v), contrast)
     magnitude = plain.terms(q, k, v, contrast)
@@ -76,9 +57,7 @@ def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], withi
     q, k, v = on_device(*attention_input(case, dtype))
     of_query, of_key = on_device(labels(patterns[0], 2, case.queries, 1), labels(patterns[1], 2, case.keys, 2))
     pair = (of_query.expand(2, -1), of_key.expand(2, -1))
-    from kernels.cross_image_attention import triton as triton_attention
-
-    result = triton_attention.launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=SMALL).result
+    result = launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=SMALL).result
     assert isinstance(result, AttentionResult)
     if within_class:
         exact = plain.restricted(*doubles(q, k, v), contrast, of_query, of_key)
@@ -108,12 +87,10 @@ def test_two_runs_agree_bit_for_bit(within_class: bool) -> None:
     case = Case(1, 1, 33, 40, 40)
     q, k, v = on_device(*attention_input(case, torch.float16))
     of_query, of_key = on_device(labels("mixed", 1, 33, 1), labels("mixed", 1, 40, 2))
-    from kernels.cross_image_attention import triton as triton_attention
-
     runs = []
     for _ in range(2 if DEVICE == "cpu" else 50):
         pair = (of_query[None], of_key[None])
-        result = triton_attention.launch(q, k, v, 1.67, pair, 3, within_class=within_class, tiles=SMALL).result
+        result = launch(q, k, v, 1.67, pair, 3, within_class=within_class, tiles=SMALL).result
         assert isinstance(result, AttentionResult)
         runs.append([result.out, *vars(result.query).values(), *vars(result.key).values()])
     for run in runs[1:]:
@@ -135,10 +112,8 @@ def separated(groups: int, size: int, width: int, dtype: torch.dtype) -> tuple[T
 @pytest.mark.parametrize("contrast", [1.67, 1.01])
 def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> None:
     q, k, v = separated(3, 16, 16, dtype)
-    from kernels.cross_image_attention import triton as triton_attention
-
-    skipping = triton_attention.launch(q, k, v, contrast, tiles=SMALL)
-    whole = triton_attention.launch(q, k, v, contrast, tiles=SMALL, skip=False)
+    skipping = launch(q, k, v, contrast, tiles=SMALL)
+    whole = launch(q, k, v, contrast, tiles=SMALL, skip=False)
     assert isinstance(skipping.result, Tensor)
     assert isinstance(whole.result, Tensor)
     assert torch.equal(skipping.result, whole.result)
@@ -152,11 +127,9 @@ def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> N
 def test_restriction_skips_tiles_of_other_classes() -> None:
     q, k, v = on_device(*attention_input(Case(1, 1, 32, 32, 16), torch.float32))
     of_class = torch.arange(32, device=DEVICE) // 16
-    from kernels.cross_image_attention import triton as triton_attention
-
     pair = (of_class[None], of_class[None])
-    skipping = triton_attention.launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL)
-    whole = triton_attention.launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL, skip=False)
+    skipping = launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL)
+    whole = launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL, skip=False)
     assert skipping.visited is not None
     assert skipping.visited.tolist() == [1, 1]
     assert isinstance(skipping.result, AttentionResult)
@@ -172,9 +145,7 @@ def test_nan_and_infinity_stay_where_they_are(contrast: float) -> None:
     q[0, 0, 3, 5] = math.nan
     of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 17, 2))
     v[0, 1, of_key == 1] = math.inf
-    from kernels.cross_image_attention import triton as triton_attention
-
-    result = triton_attention.launch(q, k, v, contrast, (of_query[None], of_key[None]), 3, tiles=SMALL).result
+    result = launch(q, k, v, contrast, (of_query[None], of_key[None]), 3, tiles=SMALL).result
     assert isinstance(result, AttentionResult)
     lost = result.out.isnan().any(-1)
     assert lost[0, 0].nonzero()[:, 0].tolist() == [3]
@@ -229,14 +200,12 @@ def test_keys_that_are_not_seen_may_hold_anything(worst: float, contrast: float)
     of_query, of_key = on_device(labels("mixed", 1, 20, 1), labels("mixed", 1, 35, 2))
     of_query[:2] = 3  # a class without keys sees them all
     k, v = k.clone(), v.clone()
-    from kernels.cross_image_attention import triton as triton_attention
-
     pair = (of_query[None], of_key[None])
-    before = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
+    before = launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     v[:, :, of_key == 1, 3] = worst
-    values = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
+    values = launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     k[:, :, of_key == 1] = worst
-    both = triton_attention.launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
+    both = launch(q, k, v, contrast, pair, 4, within_class=True, tiles=SMALL).result
     assert isinstance(before, AttentionResult)
     assert isinstance(values, AttentionResult)
     assert isinstance(both, AttentionResult)
@@ -250,61 +219,6 @@ def test_keys_that_are_not_seen_may_hold_anything(worst: float, contrast: float)
         assert after.key.mean[0, 0, 1, :3].isfinite().all()
     others = [column for column in range(40) if column != 3]
     assert torch.equal(values.out[..., others], before.out[..., others])
-
-
-@every_dtype
-def test_public_function_and_features_agree_with_the_reference(dtype: torch.dtype) -> None:
-    q, k, v = on_device(*attention_input(Case(1, 1, 70, 66, 40), dtype))
-    of_query, of_key = on_device(labels("mixed", 1, 70, 1), labels("one pixel", 1, 66, 2))
-    result = cross_image_attention(
-        q, k, v, contrast=1.67, query_labels=of_query, key_labels=of_key, num_classes=3, impl="triton"
-    )
-    exact, same = plain.attention(*doubles(q, k, v), 1.67), plain.attention(q, k, v, 1.67)
-    assert_as_accurate(result.out, same, exact, per=(0, 1), magnitude=plain.terms(q, k, v, 1.67))
-    actual = adain_features(result, of_query, impl="triton")
-    wanted = adain_features(result, of_query, impl="reference")
-    torch.testing.assert_close(actual, wanted)
-    unchanged = of_query != 0  # the only class with two keys is 0
-    assert torch.equal(actual[:, :, unchanged], result.out[:, :, unchanged])
-    assert not torch.equal(actual[:, :, ~unchanged], result.out[:, :, ~unchanged])
-    assert actual.transpose(1, 2).flatten(2).data_ptr() == actual.data_ptr()
-
-
-@every_dtype
-@pytest.mark.parametrize("classes", [[1], [0, 2], []], ids=str)
-def test_masked_adain_is_as_accurate_as_plain_pytorch(classes: list[int], dtype: torch.dtype) -> None:
-    g = torch.Generator().manual_seed(0)
-    z = (torch.randn(2, 4, 9, 7, generator=g) * 3 + 5).to(dtype).transpose(2, 3).to(DEVICE)
-    source = (torch.randn(1, 4, 40, 31, generator=g) - 7).to(dtype).to(DEVICE)
-    z_labels = labels("per image", 2, 63, 1).view(2, 7, 9).to(DEVICE, torch.uint8)
-    source_labels = labels("mixed", 1, 1240, 2).view(40, 31).to(DEVICE)
-    before = z.clone()
-    out = masked_adain(z, source, z_labels, source_labels, classes=classes, num_classes=3, impl="triton")
-    exact = plain.adain(z.double(), source.double(), z_labels, source_labels, classes)
-    same = plain.adain(z, source, z_labels, source_labels, classes)
-    assert torch.equal(z, before)
-    for b in range(2):
-        for c in range(3):
-            part = z_labels[b] == c
-            size = exact[b][:, part].abs().amax(1, keepdim=True)
-            parts = (t[b][:, part] for t in (out, same, exact))
-            assert_as_accurate(*parts, per=(0,), magnitude=size)
-            if c not in classes:
-                assert torch.equal(out[b][:, part], z[b][:, part])
-
-
-def test_masked_adain_takes_many_classes_and_leaves_lonely_positions() -> None:
-    g = torch.Generator().manual_seed(0)
-    z = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
-    source = torch.randn(1, 2, 8, 8, generator=g).to(DEVICE)
-    z_labels = torch.arange(64, device=DEVICE).view(8, 8) // 2  # 32 classes of two
-    source_labels = z_labels.clone()
-    source_labels[0, 0] = 31  # class 0 has one position left
-    out = masked_adain(z, source, z_labels, source_labels, classes=[0, 5, 31], num_classes=40, impl="triton")
-    wanted = masked_adain(z, source, z_labels, source_labels, classes=[0, 5, 31], num_classes=40, impl="reference")
-    torch.testing.assert_close(out, wanted)
-    changed = (out != z).any(1)[0]
-    assert sorted(set(z_labels[changed].tolist())) == [5, 31]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="too large for the interpreter")

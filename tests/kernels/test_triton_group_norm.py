@@ -1,4 +1,4 @@
-"""Group normalisation and GEGLU by Triton against float64: on a GPU with ``make gpu``, elsewhere interpreted.
+"""Group normalisation by Triton against float64: on a GPU with ``make gpu``, elsewhere interpreted.
 
 ``test_triton_interpreter.py`` runs this file in a process of its own.
 """
@@ -6,22 +6,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
-import plain
 import pytest
 import torch
-from cases import NormCase, norm_input
 from torch import Tensor
 
-from kernels import geglu, group_norm
+from kernels import group_norm
 from kernels.group_norm.tiles import GroupTiles
+from tests.kernels import plain
+from tests.kernels.cases import NormCase, norm_input
+from tests.kernels.device import DEVICE, on_device
 from tests.tolerances import assert_as_accurate
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-5
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,19 +39,6 @@ EVERY_TILES = (KEPT, AGAIN, CHUNKS, LONG_CHUNKS, SEVERAL_KEPT, SEVERAL_AGAIN, SE
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 every_tiles = pytest.mark.parametrize("tiles", EVERY_TILES, ids=lambda t: "-".join(map(str, vars(t).values())))
 every_layout = pytest.mark.parametrize("layout", ["contiguous", "channels last", "channels last surrounded"])
-
-
-@pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """Fresh tensors, partial statistics among them, hold NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def on_device(*tensors: Tensor) -> list[Tensor]:
-    """The tensors on the device with their strides."""
-    return [t.to(DEVICE) if t.device.type != DEVICE else t for t in tensors]
 
 
 def launch(x: Tensor, groups: int, weight: Tensor, bias: Tensor, silu: bool, tiles: GroupTiles | None) -> Tensor:
@@ -156,20 +142,6 @@ def test_offsets_beyond_32_bits_are_followed(tiles: GroupTiles) -> None:
     assert_normalised(launch(x, 2, weight, bias, True, tiles), values, 2, weight, bias, True)
 
 
-@every_dtype
-@pytest.mark.parametrize("shape", [(2, 9, 74), (1, 3, 600), (10,)], ids=str)
-def test_geglu_is_as_accurate_as_plain_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    projected = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    projected[..., shape[-1] // 2 :] *= 3
-    projected = projected.to(DEVICE, dtype)
-    for rows in (projected, torch.nn.functional.pad(projected, (0, 6), value=math.nan)[..., : shape[-1]]):
-        out = geglu(rows, impl="triton")
-        exact = plain.geglu(projected.double())
-        magnitude = plain.geglu_terms(projected)
-        assert_as_accurate(out, plain.geglu(projected), exact, per=(-1,), magnitude=magnitude)
-        assert torch.equal(geglu(rows, impl="triton"), out)
-
-
 @pytest.mark.skipif(DEVICE == "cpu", reason="too large for the interpreter")
 @every_dtype
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
@@ -193,12 +165,3 @@ def test_torch_on_the_device_keeps_the_layout_and_a_large_mean(layout: str) -> N
     out = group_norm(x, 4, weight, bias, eps=EPS, impl="torch")
     assert_normalised(out, x, 4, weight, bias, False)
     assert out.is_contiguous(memory_format=torch.channels_last) == (layout == "channels last")
-
-
-@pytest.mark.skipif(DEVICE == "cpu", reason="too large for the interpreter")
-@every_dtype
-@pytest.mark.parametrize(("rows", "columns"), [(4096, 1280), (1024, 2560), (256, 5120), (4095, 1281)])
-def test_stable_diffusion_gates_on_the_device(rows: int, columns: int, dtype: torch.dtype) -> None:
-    projected = torch.randn(2, rows, 2 * columns, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
-    out, exact = geglu(projected, impl="triton"), plain.geglu(projected.double())
-    assert_as_accurate(out, plain.geglu(projected), exact, per=(-1,), magnitude=plain.geglu_terms(projected))

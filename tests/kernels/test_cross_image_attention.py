@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import plain
 import pytest
 import torch
-from cases import CASES, LABEL_PATTERNS, Case, attention_input, labels
 from torch import Tensor
 
 from kernels import AttentionResult, Implementation, cross_image_attention
 from kernels.cross_image_attention import torch as torch_attention
+from tests.kernels import plain
+from tests.kernels.cases import CASES, LABEL_PATTERNS, Case, attention_input, doubles, labels
 from tests.tolerances import assert_as_accurate
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "torch")
@@ -21,18 +20,6 @@ CONTRASTS = (1.0, 1.67, 0.6, 30.0)
 
 every_implementation = pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fresh tensors hold NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def doubles(*tensors: Tensor) -> list[Tensor]:
-    return [t.double() for t in tensors]
 
 
 def assert_per_head_and_class(actual: Tensor, same: Tensor, exact: Tensor, of_class: Tensor, magnitude: Tensor) -> None:
