@@ -17,7 +17,7 @@ class Cost:
     flops: int  # of the matrix products at the true head width, 2 per multiply-add
     padded_flops: int  # the same at the width that the kernel holds
     exponentials: int
-    bytes: int  # q, k, v, out (and labels and statistics) moved once
+    bytes: int  # q, k, v and out, moved once
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ def attention_cost(
     itemsize: int,
     *,
     contrast: bool,
-    classes: int = 0,
 ) -> Cost:
     """Cost of one call.
 
@@ -57,14 +56,10 @@ def attention_cost(
         width: D.
         itemsize: bytes of one element of q, k, v and out.
         contrast: whether the contrast differs from 1.
-        classes: C where labels are given (8 bytes each), else 0.
     """
     scores = batch * heads * queries * keys
     products = 3 if contrast else 2
     moved = batch * heads * (2 * queries + 2 * keys) * width * itemsize
-    if classes > 0:
-        statistics = 2 * batch * classes * (8 + heads * 2 * width * 4)
-        moved += batch * (queries + keys) * 8 + statistics
     return Cost(
         flops=2 * products * scores * width,
         padded_flops=2 * products * scores * sum(split_width(width)),

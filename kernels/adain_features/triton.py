@@ -22,8 +22,8 @@ from kernels.triton_tile_ops import device_of, emulates_bf16, load_tile, round_t
 
 @triton.jit
 def _adapt_piece(
-    x_base,  # of one image and head: [N, D]
-    out_base,  # of one image and head: [N, D]
+    x_base,  # of one image and head: [N, D], float16, bfloat16 or float32
+    out_base,  # of one image and head: [N, D], x's dtype, written
     offs_m,  # [BLOCK_M]
     stride_xm,
     stride_xd,
@@ -31,7 +31,7 @@ def _adapt_piece(
     member,  # [BLOCK_M], which rows are changed
     mask_m,  # [BLOCK_M], which rows exist
     statistics,  # [BLOCK_M], int64: where each row's class has its statistics
-    query_mean_ptr,
+    query_mean_ptr,  # [B, H, C, D], float32, like the next three
     query_variance_ptr,
     key_mean_ptr,
     key_variance_ptr,

@@ -116,7 +116,7 @@ def launch(
         statistics = (*vars(query_statistics).values(), *vars(key_statistics).values())
         result = AttentionResult(out, query_statistics, key_statistics)
         if within_class:
-            v, nonfinite = _set_apart(v, key_labels, num_classes)
+            v, nonfinite = _zero_nonfinite(v, key_labels, num_classes)
     head_dim_0, head_dim_1 = split_width(head_dim)
     with device_of(q):
         attention_kernel[(m_tiles, batch * heads)](
@@ -173,7 +173,7 @@ def launch(
     return Launch(result, visited, n_tiles)
 
 
-def _set_apart(v: Tensor, key_labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def _zero_nonfinite(v: Tensor, key_labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """v with 0 for what is not finite, and the sums of that [B, H, C + 1, D]: of each class, last of all keys.
 
     A tile of values serves rows of several classes, and 0·∞ of a key that a row does not see would be NaN in it. The

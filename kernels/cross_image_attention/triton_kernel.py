@@ -39,7 +39,14 @@ LEAST_SKIPPING = 1 + 1 / 1024
 
 
 @triton.jit
-def _count_own_keys(query_class, key_labels_ptr, stride_kln, N_K, num_classes, CHUNK: tl.constexpr):
+def _count_own_keys(
+    query_class,  # [BLOCK_M], int32
+    key_labels_ptr,  # of one image: [N_K], any integer type
+    stride_kln,
+    N_K,
+    num_classes,
+    CHUNK: tl.constexpr,
+):
     """How many keys share each query's class: float32 [BLOCK_M]; 0 also for queries of no class."""
     own = tl.zeros_like(query_class).to(tl.float32)
     for c in range(num_classes):
@@ -54,14 +61,21 @@ def _count_own_keys(query_class, key_labels_ptr, stride_kln, N_K, num_classes, C
 
 
 @triton.jit
-def _list_tiles(tile_max_ptr, tile_list_ptr, limit, tiles, BLOCK_M: tl.constexpr, CHUNK: tl.constexpr):
+def _list_tiles(
+    tile_max_ptr,  # of one program: [N_TILES, BLOCK_M], bfloat16
+    tile_list_ptr,  # of one program: [N_TILES], int32, written
+    limit,  # [BLOCK_M], float32
+    n_tiles,
+    BLOCK_M: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     """Write the tiles in which some row's maximum passes its limit, in order; gives their number."""
     offs_m = tl.arange(0, BLOCK_M)
     listed = 0
-    for start in range(0, tiles, CHUNK):
+    for start in range(0, n_tiles, CHUNK):
         tile = start + tl.arange(0, CHUNK)
         ptrs = tile_max_ptr + tile[:, None] * BLOCK_M + offs_m[None, :]
-        tile_max = tl.load(ptrs, mask=(tile < tiles)[:, None], other=float("-inf")).to(tl.float32)
+        tile_max = tl.load(ptrs, mask=(tile < n_tiles)[:, None], other=float("-inf")).to(tl.float32)
         reaches = tl.max((tile_max > limit[None, :]).to(tl.int32), 1)
         tl.store(tile_list_ptr + listed + tl.cumsum(reaches, 0) - 1, tile, mask=reaches > 0)
         listed += tl.sum(reaches, 0)
@@ -69,7 +83,14 @@ def _list_tiles(tile_max_ptr, tile_list_ptr, limit, tiles, BLOCK_M: tl.constexpr
 
 
 @triton.jit
-def _nonfinite_piece(nonfinite_ptr, owner, mask_m, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr):
+def _nonfinite_piece(
+    nonfinite_ptr,  # [B·H·(C + 1), HEAD_DIM], float32
+    owner,  # [BLOCK_M], int64: each query's row of it
+    mask_m,  # [BLOCK_M], int1
+    OFFSET: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+):
     offs_d = OFFSET + tl.arange(0, WIDTH)
     mask = mask_m[:, None] & (offs_d < HEAD_DIM)[None, :]
     return tl.load(nonfinite_ptr + owner[:, None] * HEAD_DIM + offs_d[None, :], mask=mask, other=0.0)

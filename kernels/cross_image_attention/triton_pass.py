@@ -16,16 +16,16 @@ from kernels.triton_tile_ops import dot, load_tile, round_to
 
 @triton.jit
 def _scores(
-    q_0,
-    q_1,
-    k_base,
+    q_0,  # [BLOCK_M, HEAD_DIM_0], q's dtype
+    q_1,  # [BLOCK_M, HEAD_DIM_1], q's dtype
+    k_base,  # of one image and head: [N_K, HEAD_DIM], q's dtype
     stride_kn,
     stride_kd,
     tile,
     N_K,
-    query_class,
-    sees_all,
-    key_labels_ptr,
+    query_class,  # [BLOCK_M], int32
+    sees_all,  # [BLOCK_M], int1
+    key_labels_ptr,  # of one image: [N_K], any integer type
     stride_kln,
     HEAD_DIM: tl.constexpr,
     HEAD_DIM_0: tl.constexpr,
@@ -62,8 +62,8 @@ def pass_over_keys(
     l_i,  # [BLOCK_M], float32
     q_0,  # [BLOCK_M, HEAD_DIM_0], q's dtype
     q_1,  # [BLOCK_M, HEAD_DIM_1], q's dtype
-    k_base,  # of one image and head: [N_K, HEAD_DIM]
-    v_base,  # of one image and head: [N_K, HEAD_DIM]
+    k_base,  # of one image and head: [N_K, HEAD_DIM], q's dtype
+    v_base,  # of one image and head: [N_K, HEAD_DIM], q's dtype
     stride_kn,
     stride_kd,
     stride_vn,
@@ -73,7 +73,7 @@ def pass_over_keys(
     contrast,
     mean,  # 1/N_K, or with WITHIN_CLASS [BLOCK_M, 1], 1/keys that the row sees
     query_class,  # [BLOCK_M], int32; looked at with WITHIN_CLASS, like the next three
-    sees_all,  # [BLOCK_M], rows that see every key
+    sees_all,  # [BLOCK_M], int1, rows that see every key
     key_labels_ptr,  # of one image: [N_K], any integer type
     stride_kln,
     tile_max_ptr,  # of one program: [N_TILES, BLOCK_M], bfloat16; written by pass 1 with SKIP

@@ -26,7 +26,13 @@ MERGED_PARTIALS = 32  # at once
 
 @triton.jit
 def _store_partial_piece(
-    x, member, count, moments_ptr, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr
+    x,  # [BLOCK, WIDTH], float32
+    member,  # [BLOCK], int1
+    count,
+    moments_ptr,  # of one slot and class: [2, HEAD_DIM], float32, written
+    OFFSET: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
 ):
     offs_d = OFFSET + tl.arange(0, WIDTH)
     mean = tl.sum(tl.where(member[:, None], x, 0.0), 0) / tl.maximum(count, 1.0)
@@ -68,7 +74,7 @@ def _merge_piece(
     count,
     part_counts,  # [MERGED], of the partials, and their sum
     part_count,
-    moments_ptrs,  # [MERGED], pointers to the partials' means
+    moments_ptrs,  # [MERGED], pointers to partials [2, HEAD_DIM], float32
     mask,  # [MERGED], which partials exist
     OFFSET: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -90,7 +96,15 @@ def _merge_piece(
 
 @triton.jit
 def _store_merged_piece(
-    mean, m2, count, mean_ptr, variance_ptr, entry, OFFSET: tl.constexpr, WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr
+    mean,  # [WIDTH], float32
+    m2,  # [WIDTH], float32
+    count,
+    mean_ptr,  # [B·H·C, HEAD_DIM], float32, written
+    variance_ptr,  # [B·H·C, HEAD_DIM], float32, written
+    entry,  # of B·H·C
+    OFFSET: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
 ):
     offs_d = OFFSET + tl.arange(0, WIDTH)
     base = entry.to(tl.int64) * HEAD_DIM

@@ -48,7 +48,17 @@ def _ptrs(base, stride_p, stride_c, start_p, start_c, BLOCK_P: tl.constexpr, BLO
 
 
 @triton.jit
-def _load(x_ptr, stride_xp, stride_xc, start_p, start_c, P, num_channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+def _load(
+    x_ptr,  # of one program: [P, num_channels], float16, bfloat16 or float32
+    stride_xp,
+    stride_xc,
+    start_p,
+    start_c,
+    P,
+    num_channels,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """The float32 tile [BLOCK_P, BLOCK_C], 0 past the edges, and where it lies within them."""
     offs_p = start_p + tl.arange(0, BLOCK_P)
     offs_c = start_c + tl.arange(0, BLOCK_C)
@@ -70,7 +80,7 @@ def _tile_moments(x, mask, owns, count):
 
 @triton.jit
 def _moments(
-    x_ptr,
+    x_ptr,  # of one program: [P, num_channels], float16, bfloat16 or float32
     stride_xp,
     stride_xc,
     first,
@@ -103,16 +113,16 @@ def _moments(
 
 @triton.jit
 def _store(
-    x,
-    mask,
-    owns,
-    mean,
-    rstd,
-    out_ptr,
+    x,  # [BLOCK_P, BLOCK_C], float32
+    mask,  # [BLOCK_P, BLOCK_C], int1
+    owns,  # [BLOCK_C, BLOCK_G], int1
+    mean,  # [BLOCK_G], float32
+    rstd,  # [BLOCK_G], float32
+    out_ptr,  # of one program: [P, num_channels], x's dtype, written
     stride_op,
     stride_oc,
-    weight_ptr,
-    bias_ptr,
+    weight_ptr,  # of one program: [num_channels], x's dtype
+    bias_ptr,  # of one program: [num_channels], x's dtype
     start_p,
     start_c,
     num_channels,
@@ -135,10 +145,10 @@ def _store(
 
 @triton.jit
 def _store_chunk(
-    x_ptr,
-    out_ptr,
-    weight_ptr,
-    bias_ptr,
+    x_ptr,  # of one program: [P, num_channels], float16, bfloat16 or float32
+    out_ptr,  # of one program: [P, num_channels], x's dtype, written
+    weight_ptr,  # of one program: [num_channels], x's dtype
+    bias_ptr,  # of one program: [num_channels], x's dtype
     stride_xp,
     stride_xc,
     stride_op,
