@@ -140,7 +140,7 @@ def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_loads_or_is_refused(source: Path | str) -> None:
     try:
         loaded = model.load(source, dtype=torch.float16)
-    except model.InputError as error:
+    except model.CheckpointError as error:
         message = str(error)
         assert message
         assert "\n" not in message
