@@ -15,7 +15,8 @@ from commands import VERSION
 from commands.options import METHOD_OPTIONS, read_method_options, whole_number
 from commands.terminal import Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
-from model.errors import InputError, one_line
+from imaging.errors import InputError, one_line
+from model.errors import CheckpointError, PromptError
 from model.files import shown, shown_name
 
 TRACEBACK = "STAINLOOM_TRACEBACK"
@@ -242,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse_missing_values(words)
             arguments = build_parser().parse_args(words)
             COMMANDS[arguments.command](arguments)
-    except InputError as error:
+    except (InputError, CheckpointError, PromptError) as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted: finished images are kept, nothing is half-written", 130, start="")

@@ -45,7 +45,7 @@ def common_parser(description: str, *, rounds: int) -> ArgumentParser:
 def prepare(arguments: Namespace, name: str) -> Setting:
     """Choose device and type, load the weights or draw them; rows go to ``name``.jsonl where nothing else was said.
 
-    Raises InputError for weights that cannot be loaded.
+    Raises CheckpointError for weights that cannot be loaded.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")

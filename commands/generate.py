@@ -25,6 +25,7 @@ from commands.machine import (
 from commands.options import as_arguments
 from commands.recommended import read_recommended
 from commands.results import plan_latents, refuse_foreign, replaced, write_result
+from imaging.errors import InputError
 from imaging.fonts import fonts_for
 from imaging.images import crop, pad_to_multiple, read_image
 from imaging.labels import ClassMap, LabelSet, check_same_size, read_label_set
@@ -32,7 +33,6 @@ from imaging.output import Output, plan_outputs
 from imaging.panel import panel
 from imaging.provenance import Provenance, Value, file_sha256
 from imaging.rawfile import shown
-from model.errors import InputError
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.masks import vanishing_classes

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 
 import torch
 
+from imaging.errors import InputError
 from kernels import Implementation
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
-from model.errors import InputError
 from model.files import shown, shown_name
 from sampler.feature_cache import CacheBudget, lent_bytes
 

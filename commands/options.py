@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.errors import InputError
+from imaging.errors import InputError
 from model.files import shown
 from sampler.settings import ADAIN_MODES, Settings, Span
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from commands.generate import Note, Written
-from model.errors import one_line
+from imaging.errors import one_line
 from sampler.series import Progress
 
 

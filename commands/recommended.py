@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
+from imaging.errors import InputError
 from model.files import is_file, read_json, shown
 from sampler.settings import PRESETS, SPANS, Settings, Span, in_proportion
 
@@ -14,7 +14,8 @@ from sampler.settings import PRESETS, SPANS, Settings, Span, in_proportion
 def read_recommended(weights: Path) -> dict[str, Any]:
     """Settings that a weights folder recommends in its ``recommended.json``, by field name; empty without one.
 
-    Raises InputError, naming the file and the field, for a file that is not such a table of usable values.
+    Raises InputError, naming the file and the field, for a table of other values, and CheckpointError for a file that
+    is no table.
     """
     path = weights / "recommended.json"
     if not is_file(path):

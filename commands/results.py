@@ -12,11 +12,12 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
 from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
 from model.checkpoint.safetensors import CheckpointIndex, read_table
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import exists, is_folder
 
 SUFFIX = ".safetensors"
@@ -117,7 +118,7 @@ def _latents_at(path: Path) -> CheckpointIndex | None:
     """The table of a file of latents; None for any other."""
     try:
         table = read_table(path)
-    except InputError:
+    except CheckpointError:
         return None
     return table if list(table.entries) == [LATENTS] else None
 

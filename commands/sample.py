@@ -14,10 +14,10 @@ from commands import VERSION
 from commands.generate import Note
 from commands.machine import check_memory, choose_device, choose_dtype
 from commands.results import refuse_foreign, replaced
+from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.output import plan_outputs
 from imaging.provenance import Provenance
-from model.errors import InputError
 from model.tokenizer import check_text
 from sampler.execution import Execution
 from sampler.series import Progress

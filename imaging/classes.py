@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging.errors import InputError, brief
 from imaging.rawfile import shown
-from model.errors import InputError, one_line
 
 MAX_CLASSES = 32
 # What TIFF files can hold, signed and unsigned.
@@ -132,12 +132,6 @@ def listing(values: Sequence[int], colours: bool = False, most: int = 8) -> str:
     """The first few numbers, or colours, for a message."""
     items = ", ".join(hexadecimal(value) if colours else str(value) for value in values[:most])
     return items if len(values) <= most else f"{items}, … ({len(values)} {'colours' if colours else 'values'})"
-
-
-def brief(text: str, most: int = 60) -> str:
-    """Text from outside for a message: escaped, on one line, and not endless."""
-    escaped = one_line(text[: most + 1])
-    return escaped if len(escaped) <= most else f"{escaped[:most]}…"
 
 
 def _is_value(text: str) -> bool:

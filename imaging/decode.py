@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from imaging.errors import InputError
 from imaging.integrity import (
     PNG_SIGNATURE,
     check_png_pixels,
@@ -22,7 +23,6 @@ from imaging.integrity import (
 )
 from imaging.quiet import captured_stderr
 from imaging.rawfile import read_bytes, shown
-from model.errors import InputError
 
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 MIN_SIDE = 16

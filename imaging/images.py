@@ -17,9 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from imaging.decode import Picture, open_picture
+from imaging.errors import InputError
 from imaging.output import replacing
 from imaging.rawfile import shown
-from model.errors import InputError
 
 _CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")
 _REFUSED = {

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.classes import MAX_CLASSES, ClassMap, hexadecimal, listing
+from imaging.errors import InputError
 from imaging.maskfile import Mask, read_mask, transparent_pixels
 from imaging.rawfile import shown
-from model.errors import InputError
 
 __all__ = ["ClassMap", "LabelSet", "check_same_size", "read_label_set"]
 

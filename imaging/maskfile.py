@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imaging.decode import Picture, open_picture
+from imaging.errors import InputError
 from imaging.rawfile import shown
-from model.errors import InputError
 
 # Pillow spreads greys of 2 and 4 bits over 0..255; these steps undo it.
 _STEP_OF_BITS = {2: 85, 4: 17}

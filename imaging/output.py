@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.errors import InputError
+from imaging.errors import InputError
 
 # By what the system says; None is a name that it cannot be asked about.
 _FIXES: dict[int | None, str] = {

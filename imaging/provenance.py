@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
-from model.errors import InputError
-from model.files import is_file, shown
+from imaging.errors import InputError, brief
+from imaging.rawfile import is_file
 
 PROGRAM = "stainloom"
 KEY = "stainloom"
@@ -69,14 +69,14 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a PNG image; give an image that {PROGRAM} wrote") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: damaged or cut short ({shown(str(error))}); copy it again") from error
+        raise InputError(f"{path}: damaged or cut short ({brief(str(error))}); copy it again") from error
     if text is None:
         raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
     try:
         return parse_provenance(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: its record cannot be read ({shown(str(error))}); give an image as {PROGRAM} wrote it"
+            f"{path}: its record cannot be read ({brief(str(error))}); give an image as {PROGRAM} wrote it"
         ) from error
 
 
@@ -92,7 +92,7 @@ def parse_provenance(text: str) -> Provenance:
     for option, value in arguments.items():
         # What is printed gets pasted into a shell: an option's name must be nothing but a name.
         if not _OPTION.fullmatch(option):
-            raise ValueError(f"bad option {shown(option)}")
+            raise ValueError(f"bad option {brief(option)}")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
             raise ValueError(f"bad value of {option}")
     if not all(isinstance(digest, str) for digest in inputs.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from model.errors import InputError, one_line
+from imaging.errors import InputError, one_line
 
 # A picture at Pillow's limit of 89 megapixels takes 0.7 GB uncompressed in 16-bit RGBA.
 MAX_BYTES = 2**30
@@ -19,6 +19,16 @@ def shown(path: str | os.PathLike[str]) -> str:
     if not text:
         return "''"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:40]}…{text[-40:]}"
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file; links are followed. Raises InputError if it cannot be looked at."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise InputError(_unreadable(shown(path), error)) from error
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -42,8 +52,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     except PermissionError as error:
         raise InputError(f"{name}: may not be read ({error.strerror}); change its permissions") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL or a character that file names cannot hold
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be read ({reason}); check the name and the folder") from error
+        raise InputError(_unreadable(name, error)) from error
     if data is None:  # some of the kernel's own files would be waited for like pipes
         raise InputError(f"{name}: nothing to read there yet; give the path of an image file")
     if len(data) > MAX_BYTES:
@@ -56,6 +65,11 @@ def _check_kind(name: str, status: os.stat_result) -> None:
         raise InputError(f"{name}: not a file; give the path of an image file")
     if status.st_size > MAX_BYTES:
         raise InputError(_too_large(name))
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"{name}: cannot be read ({reason}); check the name and the folder"
 
 
 def _too_large(name: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from model.errors import InputError
+from model.errors import CheckpointError
 
 if TYPE_CHECKING:
     from model.checkpoint.load import StableDiffusion, load
 
-__all__ = ["InputError", "StableDiffusion", "load"]
+__all__ = ["CheckpointError", "StableDiffusion", "load"]
 
 _MODULES = frozenset(
     ["clip", "config", "cpu_layers", "files", "free_u", "layers", "tokenizer", "transformer", "unet", "vae", "vae_rows"]

@@ -1,24 +1,18 @@
-"""The one kind of error that a user can mend."""
+"""The errors of what the networks are given: weights, and prompts."""
 
 from __future__ import annotations
 
 
-def one_line(text: str) -> str:
-    """``text`` with line breaks, control characters and all else that cannot be printed written as escapes.
+class CheckpointError(ValueError):
+    """Weights cannot be used. The message is one line and names the file and the fix.
 
-    Names of files and texts within them are other people's; an escape character in one could forge our own lines.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
-class InputError(ValueError):
-    """Something given from outside cannot be used. The message is one line and names the thing and the fix.
-
-    What it names may be called anything, so what cannot be printed is written as an escape.
+    Files and what they hold may be called anything, so what cannot be printed is written as an escape.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        escaped = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in message)
+        super().__init__("".join(escaped))
+
+
+class PromptError(ValueError):
+    """A prompt cannot be used. The message is one line and names the fix."""

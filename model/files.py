@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
+from model.errors import CheckpointError
 
 SMALL = 16 * 2**20  # bytes; the largest small file of a published model, CLIP's tokenizer.json, has 2 MB
 
@@ -34,22 +34,22 @@ def shown_name(name: str) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether ``path`` is a regular file; links are followed. Raises InputError if it cannot be looked at."""
+    """Whether ``path`` is a regular file; links are followed. Raises CheckpointError if it cannot be looked at."""
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder; links are followed. Raises InputError if it cannot be looked at."""
+    """Whether ``path`` is a folder; links are followed. Raises CheckpointError if it cannot be looked at."""
     return stat.S_ISDIR(_mode(path))
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at ``path``. Raises InputError if that cannot be told."""
+    """Whether there is anything at ``path``. Raises CheckpointError if that cannot be told."""
     return _mode(path) != 0
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, sorted. Raises InputError if it cannot be read."""
+    """The names in a folder, sorted. Raises CheckpointError if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except (OSError, ValueError) as error:
@@ -60,21 +60,21 @@ def check_regular(path: Path) -> int:
     """The size in bytes of a regular file.
 
     Raises:
-        InputError: there is no such file, it cannot be looked at, or it is a folder, a device, a pipe or a socket.
+        CheckpointError: there is no such file, it cannot be looked at, or it is a folder, a device, a pipe or a socket.
     """
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: check the path, or download the model again") from error
+        raise CheckpointError(f"{path}: no such file: check the path, or download the model again") from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path}: not a regular file: put the file itself in its place")
+        raise CheckpointError(f"{path}: not a regular file: put the file itself in its place")
     return found.st_size
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """The first ``count`` bytes of a regular file, or fewer if it has fewer. Raises InputError if it cannot be read."""
+    """The first ``count`` bytes of a regular file, or all it has. Raises CheckpointError if it cannot be read."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -87,15 +87,15 @@ def read_small(path: Path) -> str:
     """The text of a small file.
 
     Raises:
-        InputError: the file is missing, unreadable, larger than 16 MiB, or not UTF-8.
+        CheckpointError: the file is missing, unreadable, larger than 16 MiB, or not UTF-8.
     """
     content = read_start(path, SMALL + 1)
     if len(content) > SMALL:
-        raise InputError(f"{path}: larger than {SMALL // 2**20} MiB, which no such file is: download it again")
+        raise CheckpointError(f"{path}: larger than {SMALL // 2**20} MiB, which no such file is: download it again")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text: download it again") from error
+        raise CheckpointError(f"{path}: not UTF-8 text: download it again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -104,20 +104,20 @@ def read_json(path: Path) -> dict[str, Any]:
     NaN and infinities are let through, since diffusers itself writes ``-Infinity`` in scheduler files.
 
     Raises:
-        InputError: the file is missing, unreadable or too large, or something else than a JSON object whose keys
+        CheckpointError: the file is missing, unreadable or too large, or something else than a JSON object whose keys
             are each given once.
     """
     text = read_small(path)
     try:
         raw = json.loads(text, object_pairs_hook=_object)
     except _GivenTwiceError as error:
-        raise InputError(f"{path}: gives {shown(error.args[0])} twice: download it again") from error
+        raise CheckpointError(f"{path}: gives {shown(error.args[0])} twice: download it again") from error
     except RecursionError as error:
-        raise InputError(f"{path}: too deeply nested: download it again") from error
+        raise CheckpointError(f"{path}: too deeply nested: download it again") from error
     except ValueError as error:
-        raise InputError(f"{path}: not a JSON file: download it again") from error
+        raise CheckpointError(f"{path}: not a JSON file: download it again") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a JSON object: download it again")
+        raise CheckpointError(f"{path}: not a JSON object: download it again")
     return raw
 
 
@@ -146,7 +146,7 @@ def _mode(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
     # A ValueError is a path that the system cannot be asked about: with a NUL character, or no valid Unicode.
     reason = error.strerror if isinstance(error, OSError) else "not a possible path"
-    return InputError(f"{shown_name(str(path))}: cannot be read ({reason}): check the path and its permissions")
+    return CheckpointError(f"{shown_name(str(path))}: cannot be read ({reason}): check the path and its permissions")

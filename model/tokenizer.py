@@ -17,7 +17,7 @@ import regex
 import torch
 from torch import Tensor
 
-from model.errors import InputError
+from model.errors import PromptError
 from model.files import shown
 
 BOS = "<|startoftext|>"
@@ -50,9 +50,9 @@ def read_merges() -> list[tuple[str, str]]:
 
 
 def check_text(text: str) -> None:
-    """Raise InputError for text that holds what is not a Unicode character (a lone surrogate)."""
+    """Raise PromptError for text that holds what is not a Unicode character (a lone surrogate)."""
     if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-        raise InputError(f"prompt {shown(text)} is not valid Unicode: retype it")
+        raise PromptError(f"prompt {shown(text)} is not valid Unicode: retype it")
 
 
 class Tokenizer:
@@ -85,7 +85,7 @@ class Tokenizer:
 
         Raises:
             TypeError: ``texts`` is one string instead of a sequence of strings.
-            InputError: a text is not valid Unicode.
+            PromptError: a text is not valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, not one string")
@@ -99,7 +99,7 @@ class Tokenizer:
         """The ids of one text of any length, without start and end token; a special token's name stands for it.
 
         Raises:
-            InputError: the text holds what is not a Unicode character (a lone surrogate).
+            PromptError: the text holds what is not a Unicode character (a lone surrogate).
         """
         check_text(text)
         ids: list[int] = []

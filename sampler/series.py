@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imaging.errors import InputError
 from kernels import Implementation
 from model import StableDiffusion
-from model.errors import InputError
 from model.host_memory import trim_heap
 from sampler.denoise import Origin, Structure, TransferPair, transfer
 from sampler.execution import Execution

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from model.errors import InputError
+from imaging.errors import InputError
 from model.files import shown, shown_name
 
 Inversion = Literal["ddpm", "ddim"]

@@ -12,7 +12,7 @@ from torch import nn
 from model.checkpoint.safetensors import FLOAT_BYTES, CheckpointIndex, Entry, read_tensors
 from model.clip import TextEncoder
 from model.config import ModelConfig
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import shown, shown_name
 from model.unet import UNet
 from model.vae import VAE
@@ -49,7 +49,7 @@ def match(table: CheckpointIndex, what: str, module: nn.Module, names: Mapping[s
         names: parameter names, by each name that a tensor for it may have.
 
     Raises:
-        InputError: a parameter has no tensor or two, or one of another shape or type.
+        CheckpointError: a parameter has no tensor or two, or one of another shape or type.
     """
     found: dict[str, Entry] = {}
     twice = []
@@ -61,7 +61,7 @@ def match(table: CheckpointIndex, what: str, module: nn.Module, names: Mapping[s
             twice.append(f"{found[name].key} and {key}")
         found[name] = entry
     if twice:
-        raise InputError(
+        raise CheckpointError(
             f"{table.where}: {what} tensors given twice ({len(twice)}: {abridge(twice)}): give an unmodified checkpoint"
         )
     parameters = module.state_dict()
@@ -71,27 +71,27 @@ def match(table: CheckpointIndex, what: str, module: nn.Module, names: Mapping[s
     missing = [sources[name] for name in parameters if name not in found]
     if missing:
         count = f"{len(missing)} of {len(parameters)} {what} tensors"
-        raise InputError(f"{table.where}: lacks {count} ({abridge(missing)}): download it again")
+        raise CheckpointError(f"{table.where}: lacks {count} ({abridge(missing)}): download it again")
     for name, parameter in parameters.items():
         entry = found[name]
         if entry.dtype not in FLOAT_BYTES:
-            raise InputError(
+            raise CheckpointError(
                 f"{entry.path}: {shown_name(entry.key)} has type {entry.dtype}: "
                 "give weights in 16- or 32-bit floating point"
             )
         if not _fits(entry.shape, tuple(parameter.shape)):
             shapes = f"shape {shown(list(entry.shape))} instead of {list(parameter.shape)}"
-            raise InputError(
+            raise CheckpointError(
                 f"{entry.path}: {shown_name(entry.key)} has {shapes}: not the {what} that its configuration describes"
             )
     return found
 
 
 def refuse_unknown(table: CheckpointIndex, known: Collection[str]) -> None:
-    """Raise InputError if ``table`` has a tensor whose name is not in ``known``."""
+    """Raise CheckpointError if ``table`` has a tensor whose name is not in ``known``."""
     unknown = [key for key in table.entries if key not in known]
     if unknown:
-        raise InputError(
+        raise CheckpointError(
             f"{table.where}: unknown tensors ({len(unknown)}: {abridge(unknown)}), not part of Stable Diffusion 1.x: "
             "give an unmodified checkpoint"
         )

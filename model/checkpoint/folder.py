@@ -16,7 +16,7 @@ from model.checkpoint.safetensors import PICKLE_SUFFIXES, CheckpointIndex, Entry
 from model.checkpoint.unsupported import LORA, ONLY_TEXT, ONLY_UNET, ONLY_VAE, PIPELINES, SDXL, TRANSFORMER, refusal
 from model.clip import TextEncoder
 from model.config import ModelConfig
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import exists, is_folder, names_in, read_json, read_small, shown
 from model.limits import refuse_mismatch
 from model.tokenizer import EOS, Tokenizer
@@ -45,7 +45,7 @@ def read_folder(folder: Path, tokenizer: Tokenizer, *, ema: bool) -> Parts:
     """Find everything in a diffusers folder and check it, without reading the tensors.
 
     Raises:
-        InputError: the folder is not a complete Stable Diffusion 1.x model in safetensors.
+        CheckpointError: the folder is not a complete Stable Diffusion 1.x model in safetensors.
     """
     _refuse_other_folders(folder)
     unet = unet_config(folder / "unet" / "config.json")
@@ -128,38 +128,40 @@ def _match_part(
 def _read_shards(index: Path) -> CheckpointIndex:
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
-        raise InputError(f"{index}: has no weight_map of file names: download it again")
+        raise CheckpointError(f"{index}: has no weight_map of file names: download it again")
     listed: dict[str, set[str]] = {}
     for key, shard in shard_of.items():
         listed.setdefault(shard, set()).add(key)
     entries: dict[str, Entry] = {}
     for shard, keys in sorted(listed.items()):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise InputError(f"{index}: names {shown(shard)}, which is not a file beside it: download it again")
+            raise CheckpointError(f"{index}: names {shown(shard)}, which is not a file beside it: download it again")
         table = read_table(index.parent / shard)
         odd = sorted(keys ^ table.entries.keys())
         if odd:
-            raise InputError(
+            raise CheckpointError(
                 f"{table.where}: does not hold what {index.name} says ({abridge(odd)}): download both again"
             )
         entries |= table.entries
     return CheckpointIndex(index, entries, {})
 
 
-def _no_weights(part: Path, inside: Sequence[str], *, ema: bool) -> InputError:
+def _no_weights(part: Path, inside: Sequence[str], *, ema: bool) -> CheckpointError:
     if ema and any(".non_ema" in name for name in inside):
-        return InputError(f"{part}: holds no moving-average (EMA) weights, only non_ema ones: load it without ema")
+        return CheckpointError(f"{part}: holds no moving-average (EMA) weights, only non_ema ones: load it without ema")
     pickles = [name for name in inside if Path(name).suffix in PICKLE_SUFFIXES]
     if pickles:
         fix = "give a copy of the model in safetensors (diffusers: save_pretrained(safe_serialization=True))"
-        return InputError(f"{part}: holds only pickles ({abridge(pickles)}), which can run any code when read: {fix}")
-    return InputError(f"{part}: holds no {WEIGHTS[part.name]}.safetensors: the download is incomplete, repeat it")
+        return CheckpointError(
+            f"{part}: holds only pickles ({abridge(pickles)}), which can run any code when read: {fix}"
+        )
+    return CheckpointError(f"{part}: holds no {WEIGHTS[part.name]}.safetensors: the download is incomplete, repeat it")
 
 
 def _refuse_other_folders(folder: Path) -> None:
     inside = names_in(folder)
     if not inside:
-        raise InputError(f"{folder}: the folder is empty: give the folder of a model")
+        raise CheckpointError(f"{folder}: the folder is empty: give the folder of a model")
     if "model_index.json" in inside:
         pipeline = read_json(folder / "model_index.json").get("_class_name")
         for start, what in PIPELINES:
@@ -177,7 +179,7 @@ def _refuse_other_folders(folder: Path) -> None:
     if len(missing) == len(WEIGHTS):
         advice = cache_advice(folder, inside)
         if advice is not None:
-            raise InputError(advice)
+            raise CheckpointError(advice)
         if "config.json" in inside:
             raw = read_json(folder / "config.json")
             for name, what in ALONE.items():
@@ -185,36 +187,40 @@ def _refuse_other_folders(folder: Path) -> None:
                     raise refusal(folder, what)
         files = [name for name in inside if name.endswith(".safetensors")]
         if files:
-            raise InputError(f"{folder}: not a diffusers folder, but it holds {abridge(files)}: give the file itself")
+            raise CheckpointError(
+                f"{folder}: not a diffusers folder, but it holds {abridge(files)}: give the file itself"
+            )
         pickles = [name for name in inside if Path(name).suffix in PICKLE_SUFFIXES]
         if pickles:
-            raise InputError(
+            raise CheckpointError(
                 f"{folder}: holds only pickles ({abridge(pickles)}), which can run any code when read: "
                 "give a model in safetensors"
             )
     parts = ", ".join(f"{part}/" for part in missing)
-    raise InputError(f"{folder}: {parts} missing: give the folder of a whole Stable Diffusion 1.x model")
+    raise CheckpointError(f"{folder}: {parts} missing: give the folder of a whole Stable Diffusion 1.x model")
 
 
 def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     vocabulary = folder / "vocab.json"
     if exists(vocabulary) and read_json(vocabulary) != tokenizer.vocabulary:
-        raise InputError(f"{vocabulary}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
+        raise CheckpointError(f"{vocabulary}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
     merges = folder / "merges.txt"
     if exists(merges):
         lines = read_small(merges).strip().split("\n")
         first = 1 if lines[0].startswith("#version") else 0
         given = [tuple(line.split(" ")) for line in lines[first:]]
         if given != tokenizer.merges:
-            raise InputError(f"{merges}: not CLIP's merges: only those of Stable Diffusion 1.x are supported")
+            raise CheckpointError(f"{merges}: not CLIP's merges: only those of Stable Diffusion 1.x are supported")
     whole = folder / "tokenizer.json"
     if exists(whole):
         inner = read_json(whole).get("model")
         if not isinstance(inner, dict) or inner.get("vocab") != tokenizer.vocabulary:
-            raise InputError(f"{whole}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
+            raise CheckpointError(f"{whole}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if exists(folder / name):
             padding = read_json(folder / name).get("pad_token", EOS)
             text = padding.get("content") if isinstance(padding, dict) else padding
             if text not in (EOS, None):
-                raise InputError(f"{folder / name}: pads with {shown(text)}: Stable Diffusion 1.x pads with {EOS!r}")
+                raise CheckpointError(
+                    f"{folder / name}: pads with {shown(text)}: Stable Diffusion 1.x pads with {EOS!r}"
+                )

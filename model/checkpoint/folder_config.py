@@ -9,7 +9,7 @@ from typing import Any
 from model import limits
 from model.checkpoint.unsupported import V_PREDICTION, refusal, refuse_other_unet
 from model.config import TextConfig, UNetConfig, VAEConfig
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import read_json, shown, shown_name
 from model.tokenizer import LENGTH, VOCABULARY
 
@@ -103,7 +103,7 @@ SCHEDULER_FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def unet_config(path: Path) -> UNetConfig:
-    """Read ``unet/config.json``. Raises InputError for any architecture but that of Stable Diffusion 1.x."""
+    """Read ``unet/config.json``. Raises CheckpointError for any architecture but that of Stable Diffusion 1.x."""
     raw = read_json(path)
     in_channels = _number(path, raw, "in_channels", 4, limits.CHANNELS)
     cross_attention_dim = _number(path, raw, "cross_attention_dim", 1280, limits.WIDTH)
@@ -114,7 +114,9 @@ def unet_config(path: Path) -> UNetConfig:
     up = _types(path, raw, "up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, block_out_channels)
     attention = tuple(_has_attention(path, name, "DownBlock2D") for name in down)
     if tuple(_has_attention(path, name, "UpBlock2D") for name in reversed(up)) != attention:
-        raise InputError(f"{path}: up_block_types {list(up)} do not mirror down_block_types: not Stable Diffusion 1.x")
+        raise CheckpointError(
+            f"{path}: up_block_types {list(up)} do not mirror down_block_types: not Stable Diffusion 1.x"
+        )
     # Diffusers calls the number of heads attention_head_dim, a slip that the published files keep.
     named = "attention_head_dim" if raw.get("num_attention_heads") is None else "num_attention_heads"
     config = UNetConfig(
@@ -134,13 +136,13 @@ def unet_config(path: Path) -> UNetConfig:
 
 
 def vae_config(path: Path) -> VAEConfig:
-    """Read ``vae/config.json``. Raises InputError for any architecture but that of Stable Diffusion 1.x."""
+    """Read ``vae/config.json``. Raises CheckpointError for any architecture but that of Stable Diffusion 1.x."""
     raw = read_json(path)
     _check(path, raw, VAE_FIXED, VAE_READ | VAE_IGNORED)
     block_out_channels = _widths(path, raw, (64,))
     for key, name in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if set(_types(path, raw, key, (name,), block_out_channels)) != {name}:
-            raise InputError(f"{path}: {key} has others than {name}: not Stable Diffusion 1.x")
+            raise CheckpointError(f"{path}: {key} has others than {name}: not Stable Diffusion 1.x")
     config = VAEConfig(
         in_channels=_number(path, raw, "in_channels", 3, limits.CHANNELS),
         latent_channels=_number(path, raw, "latent_channels", 4, limits.CHANNELS),
@@ -150,7 +152,7 @@ def vae_config(path: Path) -> VAEConfig:
         scaling=_real(path, raw, "scaling_factor", 0.18215, limits.SCALINGS),
     )
     if _number(path, raw, "out_channels", 3, limits.CHANNELS) != config.in_channels:
-        raise InputError(f"{path}: in_channels and out_channels differ: not Stable Diffusion 1.x")
+        raise CheckpointError(f"{path}: in_channels and out_channels differ: not Stable Diffusion 1.x")
     _refuse_indivisible(path, block_out_channels, config.groups, "norm_num_groups")
     return config
 
@@ -159,7 +161,7 @@ def text_config(path: Path) -> TextConfig:
     """Read ``text_encoder/config.json``; its token ids, wrong in old files, are not used.
 
     Raises:
-        InputError: not a CLIP text encoder as in Stable Diffusion 1.x, or one with another vocabulary or length.
+        CheckpointError: not a CLIP text encoder as in Stable Diffusion 1.x, or one with another vocabulary or length.
     """
     raw = read_json(path)
     _check(path, {key: raw[key] for key in TEXT_FIXED if key in raw}, TEXT_FIXED, frozenset())
@@ -181,10 +183,10 @@ def check_scheduler(path: Path) -> None:
     if prediction == "v_prediction":
         raise refusal(path, V_PREDICTION)
     if prediction != "epsilon":
-        raise InputError(f"{path}: prediction_type {shown(prediction)} is not supported: only 'epsilon' is")
+        raise CheckpointError(f"{path}: prediction_type {shown(prediction)} is not supported: only 'epsilon' is")
     for key, allowed in SCHEDULER_FIXED.items():
         if key in raw and not _is_among(raw[key], allowed):
-            raise InputError(
+            raise CheckpointError(
                 f"{path}: {key} is {shown(raw[key])}; the schedule of Stable Diffusion 1.x has {allowed[0]!r}"
             )
 
@@ -193,12 +195,12 @@ def _check(path: Path, raw: Raw, fixed: Mapping[str, tuple[Any, ...]], known: fr
     for key, value in raw.items():
         if key in fixed:
             if not _is_among(value, fixed[key]):
-                raise InputError(
+                raise CheckpointError(
                     f"{path}: {key} {shown(value)} is not supported: Stable Diffusion 1.x has {fixed[key][0]!r}"
                 )
         elif key not in known and not key.startswith("_") and not _is_off(value):
             named = f"{shown_name(key)} {shown(value)}"
-            raise InputError(f"{path}: {named} is not supported: Stable Diffusion 1.x does not have it")
+            raise CheckpointError(f"{path}: {named} is not supported: Stable Diffusion 1.x does not have it")
 
 
 def _is_among(value: Any, allowed: tuple[Any, ...]) -> bool:
@@ -219,7 +221,9 @@ def _number(path: Path, raw: Raw, key: str, default: int, largest: int) -> int:
     if isinstance(value, list) and value and all(map(_is_number, value)) and len(set(value)) == 1:
         value = value[0]
     if not _is_number(value):
-        raise InputError(f"{path}: {key} {shown(value)} is not supported: one whole number for all levels is needed")
+        raise CheckpointError(
+            f"{path}: {key} {shown(value)} is not supported: one whole number for all levels is needed"
+        )
     number: int = value
     limits.refuse_beyond(path, key, number, largest)
     return number
@@ -228,16 +232,18 @@ def _number(path: Path, raw: Raw, key: str, default: int, largest: int) -> int:
 def _real(path: Path, raw: Raw, key: str, default: float, bounds: tuple[float, float]) -> float:
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InputError(f"{path}: {key} {shown(value)} is not a positive number")
+        raise CheckpointError(f"{path}: {key} {shown(value)} is not a positive number")
     if not bounds[0] <= value <= bounds[1]:
-        raise InputError(f"{path}: {key} {shown(value)} is not supported: it must be from {bounds[0]} to {bounds[1]}")
+        raise CheckpointError(
+            f"{path}: {key} {shown(value)} is not supported: it must be from {bounds[0]} to {bounds[1]}"
+        )
     return float(value)
 
 
 def _widths(path: Path, raw: Raw, default: tuple[int, ...]) -> tuple[int, ...]:
     value = raw.get("block_out_channels", default)
     if not isinstance(value, list | tuple) or not value or not all(map(_is_number, value)):
-        raise InputError(f"{path}: block_out_channels {shown(value)} is not a list of whole numbers")
+        raise CheckpointError(f"{path}: block_out_channels {shown(value)} is not a list of whole numbers")
     limits.refuse_beyond(path, "number of block_out_channels", len(value), limits.LEVELS)
     for width in value:
         limits.refuse_beyond(path, "width in block_out_channels", width, limits.WIDTH)
@@ -249,19 +255,21 @@ def _types(
 ) -> tuple[str, ...]:
     value = raw.get(key, default)
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{path}: {key} {shown(value)} is not a list of names")
+        raise CheckpointError(f"{path}: {key} {shown(value)} is not a list of names")
     if len(value) != len(block_out_channels):
-        raise InputError(f"{path}: {key} has {len(value)} entries but block_out_channels {len(block_out_channels)}")
+        raise CheckpointError(
+            f"{path}: {key} has {len(value)} entries but block_out_channels {len(block_out_channels)}"
+        )
     return tuple(value)
 
 
 def _has_attention(path: Path, name: str, plain: str) -> bool:
     if name not in (plain, f"CrossAttn{plain}"):
-        raise InputError(f"{path}: block type {shown(name)} is not supported: Stable Diffusion 1.x has {plain!r}")
+        raise CheckpointError(f"{path}: block type {shown(name)} is not supported: Stable Diffusion 1.x has {plain!r}")
     return name != plain
 
 
 def _refuse_indivisible(path: Path, block_out_channels: tuple[int, ...], divisor: int, key: str) -> None:
     for width in block_out_channels:
         if width % divisor:
-            raise InputError(f"{path}: {key} {divisor} does not divide the width {width}")
+            raise CheckpointError(f"{path}: {key} {divisor} does not divide the width {width}")

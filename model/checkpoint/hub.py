@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import exists, is_folder, names_in, read_small
 
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
@@ -30,7 +30,7 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
         choose: picks from the names of all files of the model those that are needed.
 
     Raises:
-        InputError: there is no such model, it is neither reachable nor cached, or the cache cannot be written.
+        CheckpointError: there is no such model, it is neither reachable nor cached, or the cache cannot be written.
     """
     # Imported here: importing this module must not cost the start of a network client.
     from huggingface_hub import HfApi, snapshot_download
@@ -45,14 +45,14 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
         validate_repo_id(repo)
     except HFValidationError as error:
         form = "owner/name of ASCII letters, digits, single dots, hyphens and underscores inside"
-        raise InputError(f"{repo}: no such file or folder, and no hub id ({form}): check the path") from error
+        raise CheckpointError(f"{repo}: no such file or folder, and no hub id ({form}): check the path") from error
     try:
         names = HfApi().list_repo_files(repo)
         return Path(snapshot_download(repo, allow_patterns=choose(names)))
     except Exception as error:  # whatever a network client meets: no connection, a proxy's own page, an odd address
         if isinstance(error, OSError) and error.errno in _DISK:
             fix = "free some space, or set HF_HOME to a folder on another disk"
-            raise InputError(
+            raise CheckpointError(
                 f"{repo}: cannot be written to the Hugging Face cache ({error.strerror}): {fix}"
             ) from error
         cached = _cached(repo)
@@ -60,13 +60,13 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
             return cached
         if isinstance(error, GatedRepoError):
             fix = "its owner gives access on request: ask on its page, then `hf auth login`"
-            raise InputError(f"{repo}: a gated model of the Hugging Face hub: {fix}") from error
+            raise CheckpointError(f"{repo}: a gated model of the Hugging Face hub: {fix}") from error
         if isinstance(error, RepositoryNotFoundError):
             fix = "check the name, or log in with `hf auth login` if it is private"
-            raise InputError(f"{repo}: no such file or folder, and no such model on the hub: {fix}") from error
+            raise CheckpointError(f"{repo}: no such file or folder, and no such model on the hub: {fix}") from error
         fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
         reason = f"the hub cannot be reached ({type(error).__name__})"
-        raise InputError(f"{repo}: not in the local Hugging Face cache, and {reason}: {fix}") from error
+        raise CheckpointError(f"{repo}: not in the local Hugging Face cache, and {reason}: {fix}") from error
 
 
 def cache_advice(folder: Path, inside: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from model.checkpoint.single_file import read_single_file
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.cpu_layers import pack_convolutions
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import exists, is_file, is_folder, shown_name
 from model.tokenizer import Tokenizer
 from model.unet import UNet
@@ -69,8 +69,8 @@ def load(
             the variants plain, ``fp16`` and ``non_ema`` that a folder has.
 
     Raises:
-        InputError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight that
-            is NaN, infinite or too large for ``dtype``.
+        CheckpointError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight
+            that is NaN, infinite or too large for ``dtype``.
         ValueError: ``dtype`` is not one of those above.
     """
     if dtype not in DTYPES:
@@ -82,12 +82,12 @@ def load(
     elif is_folder(path):
         name, parts = _own_name(path), read_folder(path, tokenizer, ema=ema)
     elif exists(path):
-        raise InputError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
+        raise CheckpointError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
     elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
         name = str(source)
         parts = read_folder(fetch(name, partial(needed_files, ema=ema)), tokenizer, ema=ema)
     else:
-        raise InputError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
+        raise CheckpointError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
     target = torch.device(device)
     fill(parts.unet, parts.unet_entries, dtype=dtype, device=target)
     fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
@@ -99,12 +99,14 @@ def load(
 
 def _path(source: str | Path) -> Path:
     if str(source) == "":
-        raise InputError("'': the path of the model is empty: give its folder, its .safetensors file or its hub id")
+        raise CheckpointError(
+            "'': the path of the model is empty: give its folder, its .safetensors file or its hub id"
+        )
     try:
         return Path(source).expanduser()
     except (RuntimeError, ValueError) as error:
         given = shown_name(str(source))
-        raise InputError(f"{given}: there is no such user's home folder: write the path in full") from error
+        raise CheckpointError(f"{given}: there is no such user's home folder: write the path in full") from error
 
 
 def _own_name(folder: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import SMALL, check_regular, read_start, shown_name
 
 PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
@@ -47,7 +47,7 @@ def read_table(path: Path) -> CheckpointIndex:
     """List what a safetensors file holds, reading its header alone.
 
     Raises:
-        InputError: the file is missing, unreadable, a pickle, a Git LFS pointer or damaged.
+        CheckpointError: the file is missing, unreadable, a pickle, a Git LFS pointer or damaged.
     """
     _refuse_other_formats(path)
     try:
@@ -67,7 +67,7 @@ def read_tensors(
     """Copy tensors out of their files, each in ``dtype`` on ``device``, under the names given with them.
 
     Raises:
-        InputError: a file cannot be read any more, was changed since it was listed, or holds a value that is NaN,
+        CheckpointError: a file cannot be read any more, was changed since it was listed, or holds a value that is NaN,
             infinite or too large for ``dtype``.
     """
     by_file: dict[Path, list[tuple[str, Entry]]] = {}
@@ -94,7 +94,7 @@ def _read_file(
             mapped += size
             stored = file.get_tensor(entry.key)
             if tuple(stored.shape) != entry.shape or not stored.is_floating_point():
-                raise InputError(f"{path}: was changed while it was read: try again")
+                raise CheckpointError(f"{path}: was changed while it was read: try again")
             value = stored.to(device=device, dtype=dtype, copy=True)
             if not _is_finite(value):
                 raise _not_finite(entry, stored, dtype)
@@ -106,28 +106,28 @@ def _is_finite(value: Tensor) -> bool:
     return all(math.isfinite(float(end)) for end in value.aminmax())  # both ends are NaN if any value is
 
 
-def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> InputError:
+def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> CheckpointError:
     if not _is_finite(stored):
         fix = "the weights are damaged, download them again or take others"
-        return InputError(f"{entry.path}: {shown_name(entry.key)} holds NaN or infinity: {fix}")
+        return CheckpointError(f"{entry.path}: {shown_name(entry.key)} holds NaN or infinity: {fix}")
     largest = max(abs(float(end)) for end in stored.aminmax())
     kind = str(dtype).removeprefix("torch.")
     narrow = dtype == torch.float16 and largest < torch.finfo(torch.bfloat16).max
     fix = "take --dtype bf16 or fp32" if narrow else "no type that the networks run in can, take other weights"
-    return InputError(f"{entry.path}: {shown_name(entry.key)} holds {largest:.4g}, too large for {kind}: {fix}")
+    return CheckpointError(f"{entry.path}: {shown_name(entry.key)} holds {largest:.4g}, too large for {kind}: {fix}")
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def _damaged(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, OSError) and error.strerror:
-        return InputError(f"{path}: cannot be read ({error.strerror}): check its permissions and the disk")
+        return CheckpointError(f"{path}: cannot be read ({error.strerror}): check its permissions and the disk")
     detail = shown_name(" ".join(str(error).split()))
-    return InputError(f"{path}: damaged or cut short ({detail}): download it again")
+    return CheckpointError(f"{path}: damaged or cut short ({detail}): download it again")
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise InputError if the name of ``path`` is that of a pickle."""
+    """Raise CheckpointError if the name of ``path`` is that of a pickle."""
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise InputError(
+        raise CheckpointError(
             f"{path}: a pickle, which can run any code when it is read: give the model's .safetensors file instead"
         )
 
@@ -136,18 +136,20 @@ def _refuse_other_formats(path: Path) -> None:
     refuse_pickle(path)
     head = read_start(path, 64)
     if not head:
-        raise InputError(f"{path}: the file is empty: download it again")
+        raise CheckpointError(f"{path}: the file is empty: download it again")
     if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder")
+        raise CheckpointError(
+            f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder"
+        )
     if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise InputError(f"{path}: a web page, not weights: download the file itself")
+        raise CheckpointError(f"{path}: a web page, not weights: download the file itself")
     if head.startswith(b"GGUF"):
-        raise InputError(f"{path}: a GGUF file: give the model's .safetensors file instead")
+        raise CheckpointError(f"{path}: a GGUF file: give the model's .safetensors file instead")
     if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[8:9] != b"{"):
-        raise InputError(
+        raise CheckpointError(
             f"{path}: a pickle with another name, which can run any code when it is read: "
             "give the model's .safetensors file instead"
         )
     header = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header > SMALL:
-        raise InputError(f"{path}: damaged (a header of {header} bytes): download it again")
+        raise CheckpointError(f"{path}: damaged (a header of {header} bytes): download it again")

@@ -22,7 +22,7 @@ from model.checkpoint.safetensors import CheckpointIndex, read_table
 from model.checkpoint.unsupported import refuse_other_tensors, refuse_other_unet
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
-from model.errors import InputError
+from model.errors import CheckpointError
 from model.files import shown
 from model.unet import UNet
 from model.vae import VAE
@@ -35,14 +35,14 @@ def read_single_file(path: Path, *, ema: bool) -> Parts:
     """Find everything in a single file and check it, without reading the tensors.
 
     Raises:
-        InputError: the file is not a complete Stable Diffusion 1.x model in safetensors, or has no moving average
+        CheckpointError: the file is not a complete Stable Diffusion 1.x model in safetensors, or has no moving average
             though ``ema`` asks for it.
     """
     table = _without_clutter(read_table(path))
     refuse_other_tensors(table)
     for what, prefix in PARTS.items():
         if not any(key.startswith(prefix) for key in table.entries):
-            raise InputError(f"{path}: holds no {what} (no tensor named {prefix}…): give a full checkpoint")
+            raise CheckpointError(f"{path}: holds no {what} (no tensor named {prefix}…): give a full checkpoint")
     shapes = Shapes(table)
     config = shapes.config()
     limits.refuse_mismatch(path, config)
@@ -56,7 +56,9 @@ def read_single_file(path: Path, *, ema: bool) -> Parts:
     text_names = {TEXT_PREFIX + key: name for key, name in text_folder(text.state_dict()).items()}
     if ema and not any(key in averaged for key in table.entries):
         why = "a file named emaonly holds it as its plain weights"
-        raise InputError(f"{path}: has no moving-average (EMA) weights under {EMA_PREFIX}; load it without ema: {why}")
+        raise CheckpointError(
+            f"{path}: has no moving-average (EMA) weights under {EMA_PREFIX}; load it without ema: {why}"
+        )
     refuse_unknown(table, plain.keys() | averaged.keys() | vae_names.keys() | text_names.keys() | SINGLE_FILE_IGNORED)
     return Parts(
         config,
@@ -86,7 +88,7 @@ class Shapes:
         self._shapes = {key: entry.shape for key, entry in table.entries.items()}
 
     def config(self) -> ModelConfig:
-        """The configuration of the whole file. Raises InputError for other models and contradictory shapes."""
+        """The configuration of the whole file. Raises CheckpointError for other models and contradictory shapes."""
         return ModelConfig(unet=self._unet(), vae=self._vae(), text=self._text())
 
     def _unet(self) -> UNetConfig:
@@ -109,7 +111,9 @@ class Shapes:
             while f"{UNET_PREFIX}input_blocks.{block}.0.out_layers.3.weight" in self._shapes:
                 block += 1
             if block == first:
-                raise InputError(f"{self._where}: input_blocks.{block} of the UNet is missing: the file is incomplete")
+                raise CheckpointError(
+                    f"{self._where}: input_blocks.{block} of the UNet is missing: the file is incomplete"
+                )
             layers = block - first
             block_out_channels.append(self._shape(f"{UNET_PREFIX}input_blocks.{first}.0.out_layers.3.weight", 4)[0])
             attention.append(f"{UNET_PREFIX}input_blocks.{first}.1.proj_in.weight" in self._shapes)
@@ -137,7 +141,7 @@ class Shapes:
         while f"{VAE_PREFIX}encoder.down.0.block.{layers}.conv2.weight" in self._shapes:
             layers += 1
         if layers == 0:
-            raise InputError(f"{self._where}: encoder.down.0 of the VAE is missing: the file is incomplete")
+            raise CheckpointError(f"{self._where}: encoder.down.0 of the VAE is missing: the file is incomplete")
         latent_channels = self._shape(VAE_PREFIX + "post_quant_conv.weight", 4)[0]
         self._check("VAE", block_out_channels, layers, (in_channels, latent_channels), SD15.vae.groups)
         return VAEConfig(
@@ -160,7 +164,7 @@ class Shapes:
         while f"{prefix}encoder.layers.{layers}.mlp.fc1.weight" in self._shapes:
             layers += 1
         if layers == 0 or width % HEAD_WIDTH:
-            raise InputError(f"{self._where}: its text encoder is not a CLIP text encoder: give a full checkpoint")
+            raise CheckpointError(f"{self._where}: its text encoder is not a CLIP text encoder: give a full checkpoint")
         mlp_width = self._shape(f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0]
         limits.refuse_beyond(self._where, "width of the text encoder", width, limits.WIDTH)
         limits.refuse_beyond(self._where, "width of the text encoder's MLP", mlp_width, limits.MLP_WIDTH)
@@ -170,9 +174,9 @@ class Shapes:
     def _shape(self, key: str, dimensions: int) -> tuple[int, ...]:
         shape = self._shapes.get(key)
         if shape is None:
-            raise InputError(f"{self._where}: {key} is missing: the file is incomplete, download it again")
+            raise CheckpointError(f"{self._where}: {key} is missing: the file is incomplete, download it again")
         if len(shape) != dimensions:
-            raise InputError(f"{self._where}: {key} has shape {shown(list(shape))}, not {dimensions} dimensions")
+            raise CheckpointError(f"{self._where}: {key} has shape {shown(list(shape))}, not {dimensions} dimensions")
         return shape
 
     def _check(
@@ -185,4 +189,4 @@ class Shapes:
         for width in block_out_channels:
             limits.refuse_beyond(self._where, f"width of the {what}", width, limits.WIDTH)
             if width % groups:
-                raise InputError(f"{self._where}: a width of {width} is not a multiple of {groups} groups")
+                raise CheckpointError(f"{self._where}: a width of {width} is not a multiple of {groups} groups")

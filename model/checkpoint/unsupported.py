@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.checkpoint.safetensors import CheckpointIndex
-from model.errors import InputError
+from model.errors import CheckpointError
 
 _SCOPE = "Stainloom runs Stable Diffusion 1.x only, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -63,13 +63,13 @@ PIPELINES = (
 )
 
 
-def refusal(where: Path | str, what: str) -> InputError:
+def refusal(where: Path | str, what: str) -> CheckpointError:
     """The error that says that the model at ``where`` is ``what``, and what would do."""
-    return InputError(f"{where}: this is {what}; {_SCOPE}")
+    return CheckpointError(f"{where}: this is {what}; {_SCOPE}")
 
 
 def refuse_other_tensors(table: CheckpointIndex) -> None:
-    """Raise InputError if the names in a single file are those of another kind of model."""
+    """Raise CheckpointError if the names in a single file are those of another kind of model."""
     for mark, what in MARKS:
         if any(mark in key for key in table.entries):
             raise refusal(table.where, what)
@@ -82,7 +82,7 @@ def refuse_other_tensors(table: CheckpointIndex) -> None:
 
 
 def refuse_other_unet(where: Path, in_channels: int, cross_attention_dim: int) -> None:
-    """Raise InputError if a UNet's input channels or context width are those of another kind of model."""
+    """Raise CheckpointError if a UNet's input channels or context width are those of another kind of model."""
     if cross_attention_dim == SD2_CONTEXT:
         raise refusal(where, SD2)
     if cross_attention_dim == SDXL_CONTEXT:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from imaging.errors import InputError
 from imaging.output import replacing
-from model.errors import InputError
 from model.unet import Layer
 from sampler.feature_cache import CacheBudget, FeatureCache
 from tests.commands.test_cli import ROOT, files_in, job  # noqa: F401

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cli
-from model.errors import one_line
+from imaging.errors import one_line
 from tests.commands.test_cli import ROOT, files_in, generate, job  # noqa: F401
 from tests.fuzz.mutations import TEXTS, seeds
 

@@ -7,9 +7,9 @@ import torch
 
 from commands import machine
 from commands.machine import choose_batch, choose_budget, choose_dtype, read_batch_size, unet_bytes
+from imaging.errors import InputError
 from model import transformer
 from model.config import SD15, ModelConfig, UNetConfig
-from model.errors import InputError
 from model.unet import KVSource, UNet
 from sampler.feature_cache import lent_bytes
 from tests.allocations import peak_extra_bytes

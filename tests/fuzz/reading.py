@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from imaging.errors import InputError
 from imaging.labels import read_label_set
-from model.errors import InputError
 
 
 def read_labels(path: Path) -> NDArray[Any]:

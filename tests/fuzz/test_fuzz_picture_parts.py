@@ -15,8 +15,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from imaging.errors import InputError
 from imaging.images import read_image
-from model.errors import InputError
 from tests.fuzz.mutations import mutate_bytes, seeds
 from tests.fuzz.reading import read_labels, refused_in_one_line_or_read
 from tests.imaging.picture_files import png_bytes

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging.errors import InputError
 from imaging.images import read_image
 from imaging.labels import read_label_set
-from model.errors import InputError
 from tests.fuzz.mutations import mutate_bytes, seeds
 from tests.fuzz.reading import read_labels, refused_in_one_line_or_read
 

@@ -11,8 +11,8 @@ from picture_files import GREY, GREY_ALPHA, RGB, RGBA, write_raw_png
 from PIL import Image
 
 from imaging import images
+from imaging.errors import InputError
 from imaging.images import read_image, write_png
-from model.errors import InputError
 
 SIZE = (24, 32)
 

@@ -12,8 +12,8 @@ from picture_files import GREY, write_raw_png
 from PIL import Image
 
 from imaging.classes import ClassMap
+from imaging.errors import InputError
 from imaging.labels import read_label_set
-from model.errors import InputError
 from tests.fuzz.mutations import TEXTS
 
 RED, BLUE, GREEN = (230, 20, 30), (0, 114, 178), (1, 200, 3)

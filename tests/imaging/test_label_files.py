@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from picture_files import GREY, RGB, RGBA, write_raw_png
 from PIL import Image
 
+from imaging.errors import InputError
 from imaging.labels import ClassMap, check_same_size, read_label_set
 from imaging.maskfile import read_mask
-from model.errors import InputError
 
 SIZE = (24, 32)
 

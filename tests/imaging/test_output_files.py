@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from imaging.errors import InputError
 from imaging.output import check_output_file, plan_outputs, replacing
-from model.errors import InputError
 
 
 def names(folder: Path) -> list[str]:

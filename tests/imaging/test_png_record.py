@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.provenance import KEY, Provenance, changed_inputs, command_line, file_sha256, read_provenance
-from model.errors import InputError
 
 PIXELS = np.zeros((20, 20, 3), dtype=np.uint8)
 

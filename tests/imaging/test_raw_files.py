@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from imaging import rawfile
+from imaging.errors import InputError
 from imaging.rawfile import MAX_BYTES, read_bytes, shown
-from model.errors import InputError
 
 
 def refusal(path: str | Path) -> str:

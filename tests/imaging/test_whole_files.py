@@ -18,9 +18,9 @@ from picture_files import png_bytes, png_chunk
 from PIL import Image
 
 import imaging
+from imaging.errors import InputError
 from imaging.images import read_image
 from imaging.maskfile import read_mask
-from model.errors import InputError
 
 ROOT = Path(imaging.__file__).resolve().parent.parent
 HEIGHT, WIDTH = 29, 37
@@ -200,7 +200,7 @@ def test_libtiff_says_nothing_on_the_terminal(tmp_path: Path) -> None:
     )
     script = (
         "import os, sys\n"
-        "from model.errors import InputError\n"
+        "from imaging.errors import InputError\n"
         "from imaging.images import read_image\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"

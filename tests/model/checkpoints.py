@@ -120,7 +120,7 @@ def refused(source: Path | str) -> str:
 
 def refusal(source: Path | str) -> str:
     """The message with which loading ``source`` is refused, one line, whatever it names."""
-    with pytest.raises(model.InputError) as caught:
+    with pytest.raises(model.CheckpointError) as caught:
         model.load(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)

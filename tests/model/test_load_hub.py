@@ -79,7 +79,7 @@ def load_offline(home: Path) -> subprocess.CompletedProcess[str]:
     program = (
         "import model\n"
         f"try: print(model.load({REPO!r}).name)\n"
-        "except model.InputError as error: print('refused', error)"
+        "except model.CheckpointError as error: print('refused', error)"
     )
     environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_HUB_CACHE", None)
@@ -119,7 +119,7 @@ def test_without_hub_and_cache_the_fix_is_told(
     failure: Callable[[str], list[str]], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_hub(monkeypatch, failure)
-    with pytest.raises(model.InputError) as caught:
+    with pytest.raises(model.CheckpointError) as caught:
         model.load(REPO)
     assert f"{REPO}: {reason}" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.errors import InputError
+from model.errors import PromptError
 from model.tokenizer import Tokenizer
 
 BOS, EOS = 49406, 49407
@@ -56,7 +56,7 @@ def test_one_string_instead_of_several_is_refused(tokenizer: Tokenizer) -> None:
 
 
 def test_text_that_is_no_unicode_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InputError, match="not valid Unicode"):
+    with pytest.raises(PromptError, match="not valid Unicode"):
         tokenizer(["caf\udce9"])
 
 

@@ -145,7 +145,7 @@ def test_the_plain_file_comes_before_its_variants(folder: Path, theirs: SimpleNa
 
 def test_demanded_moving_average_is_not_taken_from_non_ema(folder: Path) -> None:
     move(folder / WEIGHTS["unet"], "diffusion_pytorch_model.non_ema.safetensors")
-    with pytest.raises(model.InputError, match=r"unet: holds no moving-average \(EMA\) weights"):
+    with pytest.raises(model.CheckpointError, match=r"unet: holds no moving-average \(EMA\) weights"):
         model.load(folder, ema=True)
 
 

@@ -151,7 +151,7 @@ def test_a_file_cut_after_it_was_checked_is_refused(single: Path, tmp_path: Path
     path.write_bytes(single.read_bytes())
     table = read_table(path)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(model.InputError, match=r"cut\.safetensors"):
+    with pytest.raises(model.CheckpointError, match=r"cut\.safetensors"):
         for _ in read_tensors(table.entries.items(), dtype=torch.float32, device=torch.device("cpu")):
             pass
 
@@ -170,5 +170,5 @@ def test_a_file_changed_after_it_was_checked_is_refused(change: str, tmp_path: P
             "other names": ("c", 4, torch.float32),
         }[change]
         save_file({"a": torch.zeros(4), key: torch.zeros(size, dtype=dtype)}, path)
-    with pytest.raises(model.InputError, match=r"changed\.safetensors"):
+    with pytest.raises(model.CheckpointError, match=r"changed\.safetensors"):
         list(read_tensors(table.entries.items(), dtype=torch.float32, device=torch.device("cpu")))

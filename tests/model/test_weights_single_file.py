@@ -180,14 +180,16 @@ def test_moving_average_is_passed_over_otherwise(
 
 
 def test_missing_moving_average_is_an_error(single: Path) -> None:
-    with pytest.raises(model.InputError, match=r"no moving-average \(EMA\) weights under model_ema\..*emaonly"):
+    with pytest.raises(model.CheckpointError, match=r"no moving-average \(EMA\) weights under model_ema\..*emaonly"):
         model.load(single, ema=True)
 
 
 def test_incomplete_moving_average_is_an_error(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     averaged = with_average(tensors)
     del averaged["model_ema.diffusion_modelout2bias"]
-    with pytest.raises(model.InputError, match=r"lacks 1 of \d+ UNet tensors \(model_ema.diffusion_modelout2bias\)"):
+    with pytest.raises(
+        model.CheckpointError, match=r"lacks 1 of \d+ UNet tensors \(model_ema.diffusion_modelout2bias\)"
+    ):
         load_tensors(averaged, tmp_path, ema=True)
 
 
@@ -252,7 +254,7 @@ def test_every_ignored_name_is_passed_over_whatever_it_holds(
 def test_names_are_ignored_as_a_whole_alone(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     more = {f"{key}.more": torch.zeros(1) for key in SINGLE_FILE_IGNORED}
     more |= {f"x.{key}": torch.zeros(1) for key in SINGLE_FILE_IGNORED}
-    with pytest.raises(model.InputError, match=rf"unknown tensors \({2 * len(SINGLE_FILE_IGNORED)}: "):
+    with pytest.raises(model.CheckpointError, match=rf"unknown tensors \({2 * len(SINGLE_FILE_IGNORED)}: "):
         load_tensors(tensors | more, tmp_path)
 
 
@@ -298,7 +300,7 @@ def test_clutter_never_stands_for_what_is_missing(
     clutter = {f"{prefix}{key.partition('.')[2]}": value for key, value in tensors.items() if key.startswith(lost)}
     assert clutter
     kept = {key: value for key, value in tensors.items() if not key.startswith(lost)}
-    with pytest.raises(model.InputError, match=reason):
+    with pytest.raises(model.CheckpointError, match=reason):
         load_tensors(kept | clutter, tmp_path)
 
 
@@ -322,7 +324,7 @@ def test_clutter_never_hides_another_kind_of_model(key: str, reason: str, prefix
 def test_what_is_only_called_like_clutter_is_unknown(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     plain = [prefix.removesuffix(".") for prefix in SINGLE_FILE_CLUTTER]
     more = {key for name in plain for key in (name, f"{name}es.x", f"x.{name}.x")}
-    with pytest.raises(model.InputError, match=rf"unknown tensors \({len(more)}: "):
+    with pytest.raises(model.CheckpointError, match=rf"unknown tensors \({len(more)}: "):
         load_tensors(tensors | {key: torch.zeros(1) for key in more}, tmp_path)
 
 
@@ -334,9 +336,11 @@ def test_each_tensor_under_two_names_is_refused(tensors: dict[str, Tensor], tmp_
         if f".attn_1.{ORIGINAL_ATTENTION[ours]}." in key
     }
     assert len(twice) == 4 * len(VAE_ORIGINAL_ATTENTION_ALSO)
-    with pytest.raises(model.InputError, match=rf"VAE tensors given twice \({len(twice)}: "):
+    with pytest.raises(model.CheckpointError, match=rf"VAE tensors given twice \({len(twice)}: "):
         load_tensors(tensors | twice, tmp_path)
     key = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
     other = key.replace("text_model.", "")
-    with pytest.raises(model.InputError, match=rf"text encoder tensors given twice \(1: {key} and {other}|{other} and"):
+    with pytest.raises(
+        model.CheckpointError, match=rf"text encoder tensors given twice \(1: {key} and {other}|{other} and"
+    ):
         load_tensors(tensors | {other: tensors[key].clone()}, tmp_path)

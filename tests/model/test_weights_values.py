@@ -34,7 +34,7 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(part: str, value: float,
     path = folder / WEIGHTS[part]
     edit_tensors(path, put(value, place))
     key = sorted(load_file(path))[len(load_file(path)) // 2]
-    with pytest.raises(model.InputError) as caught:
+    with pytest.raises(model.CheckpointError) as caught:
         model.load(folder)
     assert str(path) in str(caught.value)
     assert key in str(caught.value)
@@ -81,7 +81,7 @@ def test_a_value_too_large_for_half_precision_is_told_apart(part: str, folder: P
     edit_tensors(folder / WEIGHTS[part], put(-70000.0, 2))
     model.load(folder, dtype=torch.float32)
     model.load(folder, dtype=torch.bfloat16)
-    with pytest.raises(model.InputError, match=r"holds 7e\+04, too large for float16: take --dtype bf16 or fp32"):
+    with pytest.raises(model.CheckpointError, match=r"holds 7e\+04, too large for float16: take --dtype bf16 or fp32"):
         model.load(folder, dtype=torch.float16)
 
 

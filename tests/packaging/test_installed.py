@@ -34,7 +34,7 @@ assert callable(theirs.get_kernel) and not hasattr(theirs, "masked_adain")
 assert callable(kernels.masked_adain) and not hasattr(kernels, "get_kernel")
 assert not {"cli", "commands", "model", "imaging", "sampler", "demo"} & set(sys.modules)
 assert len(model.tokenizer.read_merges()) == 48894
-assert issubclass(model.InputError, model.errors.InputError)
+assert issubclass(model.CheckpointError, model.errors.CheckpointError)
 """
 
 

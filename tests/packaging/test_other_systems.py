@@ -14,8 +14,8 @@ from PIL import Image
 
 from commands import machine
 from commands.machine import choose_impl, free_bytes
+from imaging.errors import InputError
 from model import host_memory
-from model.errors import InputError
 from tests.packaging.environments import QUICK
 
 ROOT = Path(__file__).parents[2]

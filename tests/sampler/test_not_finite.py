@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model import InputError
+from imaging.errors import InputError
 from sampler.execution import Execution
 from sampler.series import check_finite, generate_series
 from sampler.text_to_image import text_to_image

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.errors import InputError
+from imaging.errors import InputError
 from sampler.settings import PRESETS, Settings, Span, choose
 
 
