@@ -16,7 +16,7 @@ from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
 from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
-from model.checkpoint.safetensors import CheckpointIndex, read_table
+from model.checkpoint.safetensors import CheckpointIndex, read_index
 from model.errors import CheckpointError
 from model.files import exists, is_folder
 
@@ -117,7 +117,7 @@ def _record_at(path: Path) -> Provenance | None:
 def _latents_at(path: Path) -> CheckpointIndex | None:
     """The table of a file of latents; None for any other."""
     try:
-        table = read_table(path)
+        table = read_index(path)
     except CheckpointError:
         return None
     return table if list(table.entries) == [LATENTS] else None

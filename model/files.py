@@ -9,6 +9,7 @@ import json
 import os
 import reprlib
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,19 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, unreadable or too large, or something else than a JSON object whose keys
             are each given once.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise CheckpointError(f"{path}: gives {shown(twice)} twice: download it again")
+        return found
+
     text = read_small(path)
     try:
-        raw = json.loads(text, object_pairs_hook=_object)
-    except _GivenTwiceError as error:
-        raise CheckpointError(f"{path}: gives {shown(error.args[0])} twice: download it again") from error
+        raw = json.loads(text, object_pairs_hook=unique)
+    except CheckpointError:  # a ValueError, too
+        raise
     except RecursionError as error:
         raise CheckpointError(f"{path}: too deeply nested: download it again") from error
     except ValueError as error:
@@ -119,21 +128,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: not a JSON object: download it again")
     return raw
-
-
-class _GivenTwiceError(Exception):
-    """A key that stands twice in one JSON object."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _GivenTwiceError(key)
-            seen.add(key)
-    return made
 
 
 def _mode(path: Path) -> int:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from model.checkpoint.fill import Parts, abridge, build_empty, match, refuse_unknown
-from model.checkpoint.folder_config import check_scheduler, text_config, unet_config, vae_config
+from model.checkpoint.configs import check_fit, check_scheduler, text_config, unet_config, vae_config
 from model.checkpoint.hub import cache_advice
 from model.checkpoint.keys import TEXT_IGNORED, text_folder, vae_folder
-from model.checkpoint.safetensors import PICKLE_SUFFIXES, CheckpointIndex, Entry, read_table
-from model.checkpoint.unsupported import LORA, ONLY_TEXT, ONLY_UNET, ONLY_VAE, PIPELINES, SDXL, TRANSFORMER, refusal
-from model.clip import TextEncoder
+from model.checkpoint.load_state import Unfilled, abridge, build_networks, find_parameters, refuse_unknown
+from model.checkpoint.safetensors import CheckpointIndex, Entry, read_index
+from model.checkpoint.unsupported import PICKLE_SUFFIXES, refuse, refuse_other_unet
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import exists, is_folder, names_in, read_json, read_small, shown
-from model.limits import refuse_mismatch
 from model.tokenizer import EOS, Tokenizer
-from model.unet import UNet
-from model.vae import VAE
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 SMALL_FILES = (
@@ -38,64 +34,66 @@ SMALL_FILES = (
 )
 # By preference. Of a UNet published in several variants, the plain and half-precision files are the moving average.
 VARIANTS = ("", ".fp16", ".non_ema")
-ALONE = {"UNet2DConditionModel": ONLY_UNET, "AutoencoderKL": ONLY_VAE, "CLIPTextModel": ONLY_TEXT}
 
 
-def read_folder(folder: Path, tokenizer: Tokenizer, *, ema: bool) -> Parts:
+def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
     """Find everything in a diffusers folder and check it, without reading the tensors.
 
     Raises:
         CheckpointError: the folder is not a complete Stable Diffusion 1.x model in safetensors.
     """
     _refuse_other_folders(folder)
-    unet = unet_config(folder / "unet" / "config.json")
-    vae = vae_config(folder / "vae" / "config.json")
-    text = text_config(folder / "text_encoder" / "config.json")
-    config = ModelConfig(unet=unet, vae=vae, text=text)
-    refuse_mismatch(folder, config)
+    files = [folder / part / "config.json" for part in WEIGHTS]
+    unet, vae, text = (read_json(file) for file in files)
+    refuse_other_unet(files[0], unet.get("in_channels"), unet.get("cross_attention_dim"))
+    config = ModelConfig(
+        unet=unet_config(f"{files[0]}: ", unet),
+        vae=vae_config(f"{files[1]}: ", vae),
+        text=text_config(f"{files[2]}: ", text),
+    )
+    check_fit(folder, config)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if exists(scheduler):
         check_scheduler(scheduler)
     if is_folder(folder / "tokenizer"):
         _check_tokenizer(folder / "tokenizer", tokenizer)
-    networks = build_empty(lambda: UNet(unet)), build_empty(lambda: VAE(vae)), build_empty(lambda: TextEncoder(text))
-    return Parts(
-        config,
-        *networks,
-        _match_part(folder, "unet", networks[0], lambda names: {name: name for name in names}, ema=ema),
-        _match_part(folder, "vae", networks[1], vae_folder, ema=False),
-        _match_part(folder, "text_encoder", networks[2], text_folder, ema=False),
+    networks = build_networks(config)
+    names = (lambda parameters: {name: name for name in parameters}), vae_folder, text_folder
+    unet_entries, vae_entries, text_entries = (
+        _find_part(folder / part, network, names_of(network.state_dict()))
+        for part, network, names_of in zip(WEIGHTS, networks, names, strict=True)
     )
+    return Unfilled(config, *networks, (unet_entries, vae_entries, text_entries))
 
 
-def needed_files(names: Sequence[str], *, ema: bool) -> list[str]:
+def needed_files(names: Sequence[str]) -> list[str]:
     """Of all files of a model on the hub, those that `read_folder` would read."""
     needed = [name for name in SMALL_FILES if name in names]
     for part in WEIGHTS:
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-        chosen = choose_weights(part, inside, ema=ema and part == "unet")
+        chosen = choose_weights(part, inside)
         if chosen is None:
             continue
         needed.append(f"{part}/{chosen}")
         if chosen.endswith(".json"):
-            variant = next(variant for variant in reversed(VARIANTS) if variant in chosen)
-            shards = [name for name in inside if re.search(r"-\d+-of-\d+", name) and name.endswith(".safetensors")]
-            others = [other for other in VARIANTS if other and other != variant]
+            # The shards of the same variant: its mark is in their names, and no other's.
+            marks = {variant for variant in VARIANTS if variant and variant in chosen}
             needed += [
-                f"{part}/{name}" for name in shards if variant in name and not any(other in name for other in others)
+                f"{part}/{name}"
+                for name in inside
+                if re.search(r"-\d+-of-\d+.*\.safetensors$", name)
+                and {variant for variant in VARIANTS if variant and variant in name} == marks
             ]
     return needed
 
 
-def choose_weights(part: str, names: Iterable[str], *, ema: bool) -> str | None:
+def choose_weights(part: str, names: Iterable[str]) -> str | None:
     """The file to read among ``names``, those in the part's folder: a safetensors file or the index of its shards.
 
-    With ``ema`` files named ``non_ema`` do not count. None if there is none.
+    None if there is none.
     """
     stem, present = WEIGHTS[part], set(names)
     for variant in VARIANTS:
-        if ema and variant == ".non_ema":
-            continue
         for name in (
             f"{stem}{variant}.safetensors",
             f"{stem}.safetensors.index{variant}.json",
@@ -106,56 +104,39 @@ def choose_weights(part: str, names: Iterable[str], *, ema: bool) -> str | None:
     return None
 
 
-def _match_part(
-    folder: Path,
-    part: str,
-    module: nn.Module,
-    names: Callable[[Iterable[str]], dict[str, str]],
-    *,
-    ema: bool,
-) -> dict[str, Entry]:
-    inside = names_in(folder / part)
-    chosen = choose_weights(part, inside, ema=ema)
+def _find_part(part: Path, network: nn.Module, names: dict[str, str]) -> dict[str, Entry]:
+    inside = names_in(part)
+    chosen = choose_weights(part.name, inside)
     if chosen is None:
-        raise _no_weights(folder / part, inside, ema=ema)
-    path = folder / part / chosen
-    table = _read_shards(path) if path.suffix == ".json" else read_table(path)
-    known = names(module.state_dict())
-    refuse_unknown(table, known.keys() | (TEXT_IGNORED if part == "text_encoder" else set()))
-    return match(table, part.replace("_", " "), module, known)
+        _refuse_pickles(part, inside)
+        raise CheckpointError(
+            f"{part}: holds no {WEIGHTS[part.name]}.safetensors: the download is incomplete, repeat it"
+        )
+    path = part / chosen
+    index = _read_shards(path) if path.suffix == ".json" else read_index(path)
+    refuse_unknown(index, names.keys() | (TEXT_IGNORED if part.name == "text_encoder" else set()))
+    return find_parameters(index, part.name.replace("_", " "), network, names)
 
 
-def _read_shards(index: Path) -> CheckpointIndex:
-    shard_of = read_json(index).get("weight_map")
+def _read_shards(path: Path) -> CheckpointIndex:
+    shard_of = read_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
-        raise CheckpointError(f"{index}: has no weight_map of file names: download it again")
+        raise CheckpointError(f"{path}: has no weight_map of file names: download it again")
     listed: dict[str, set[str]] = {}
     for key, shard in shard_of.items():
         listed.setdefault(shard, set()).add(key)
     entries: dict[str, Entry] = {}
     for shard, keys in sorted(listed.items()):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: names {shown(shard)}, which is not a file beside it: download it again")
-        table = read_table(index.parent / shard)
-        odd = sorted(keys ^ table.entries.keys())
+            raise CheckpointError(f"{path}: names {shown(shard)}, which is not a file beside it: download it again")
+        index = read_index(path.parent / shard)
+        odd = sorted(keys ^ index.entries.keys())
         if odd:
             raise CheckpointError(
-                f"{table.where}: does not hold what {index.name} says ({abridge(odd)}): download both again"
+                f"{index.where}: does not hold what {path.name} says ({abridge(odd)}): download both again"
             )
-        entries |= table.entries
-    return CheckpointIndex(index, entries, {})
-
-
-def _no_weights(part: Path, inside: Sequence[str], *, ema: bool) -> CheckpointError:
-    if ema and any(".non_ema" in name for name in inside):
-        return CheckpointError(f"{part}: holds no moving-average (EMA) weights, only non_ema ones: load it without ema")
-    pickles = [name for name in inside if Path(name).suffix in PICKLE_SUFFIXES]
-    if pickles:
-        fix = "give a copy of the model in safetensors (diffusers: save_pretrained(safe_serialization=True))"
-        return CheckpointError(
-            f"{part}: holds only pickles ({abridge(pickles)}), which can run any code when read: {fix}"
-        )
-    return CheckpointError(f"{part}: holds no {WEIGHTS[part.name]}.safetensors: the download is incomplete, repeat it")
+        entries |= index.entries
+    return CheckpointIndex(path, entries, {})
 
 
 def _refuse_other_folders(folder: Path) -> None:
@@ -164,15 +145,8 @@ def _refuse_other_folders(folder: Path) -> None:
         raise CheckpointError(f"{folder}: the folder is empty: give the folder of a model")
     if "model_index.json" in inside:
         pipeline = read_json(folder / "model_index.json").get("_class_name")
-        for start, what in PIPELINES:
-            if isinstance(pipeline, str) and pipeline.startswith(start):
-                raise refusal(folder, what)
-    if "transformer" in inside:
-        raise refusal(folder, TRANSFORMER)
-    if "text_encoder_2" in inside:
-        raise refusal(folder, SDXL)
-    if "adapter_config.json" in inside or "pytorch_lora_weights.safetensors" in inside:
-        raise refusal(folder, LORA)
+        refuse(folder, lambda kind: isinstance(pipeline, str) and pipeline.startswith(kind.pipelines))
+    refuse(folder, lambda kind: any(name in inside for name in kind.entries))
     missing = [part for part in WEIGHTS if not is_folder(folder / part)]
     if not missing:
         return
@@ -182,40 +156,36 @@ def _refuse_other_folders(folder: Path) -> None:
             raise CheckpointError(advice)
         if "config.json" in inside:
             raw = read_json(folder / "config.json")
-            for name, what in ALONE.items():
-                if raw.get("_class_name") == name or raw.get("architectures") == [name]:
-                    raise refusal(folder, what)
+            given = [raw.get("_class_name")], raw.get("architectures")
+            refuse(folder, lambda kind: kind.classes != () and list(kind.classes) in given)
         files = [name for name in inside if name.endswith(".safetensors")]
         if files:
             raise CheckpointError(
                 f"{folder}: not a diffusers folder, but it holds {abridge(files)}: give the file itself"
             )
-        pickles = [name for name in inside if Path(name).suffix in PICKLE_SUFFIXES]
-        if pickles:
-            raise CheckpointError(
-                f"{folder}: holds only pickles ({abridge(pickles)}), which can run any code when read: "
-                "give a model in safetensors"
-            )
+        _refuse_pickles(folder, inside)
     parts = ", ".join(f"{part}/" for part in missing)
     raise CheckpointError(f"{folder}: {parts} missing: give the folder of a whole Stable Diffusion 1.x model")
 
 
+def _refuse_pickles(folder: Path, inside: Iterable[str]) -> None:
+    pickles = [name for name in inside if Path(name).suffix in PICKLE_SUFFIXES]
+    if pickles:
+        fix = "give a copy of the model in safetensors (diffusers: save_pretrained(safe_serialization=True))"
+        raise CheckpointError(
+            f"{folder}: holds only pickles ({abridge(pickles)}), which can run any code when read: {fix}"
+        )
+
+
 def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    vocabulary = folder / "vocab.json"
-    if exists(vocabulary) and read_json(vocabulary) != tokenizer.vocabulary:
-        raise CheckpointError(f"{vocabulary}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
-    merges = folder / "merges.txt"
-    if exists(merges):
-        lines = read_small(merges).strip().split("\n")
-        first = 1 if lines[0].startswith("#version") else 0
-        given = [tuple(line.split(" ")) for line in lines[first:]]
-        if given != tokenizer.merges:
-            raise CheckpointError(f"{merges}: not CLIP's merges: only those of Stable Diffusion 1.x are supported")
-    whole = folder / "tokenizer.json"
-    if exists(whole):
-        inner = read_json(whole).get("model")
-        if not isinstance(inner, dict) or inner.get("vocab") != tokenizer.vocabulary:
-            raise CheckpointError(f"{whole}: not CLIP's vocabulary: only that of Stable Diffusion 1.x is supported")
+    words, only = tokenizer.vocabulary, "of Stable Diffusion 1.x is supported"
+    for name, what, read, wanted in (
+        ("vocab.json", "vocabulary", read_json, words),
+        ("merges.txt", "merges", _read_merges, tokenizer.merges),
+        ("tokenizer.json", "vocabulary", _read_inner_vocabulary, words),
+    ):
+        if exists(folder / name) and read(folder / name) != wanted:
+            raise CheckpointError(f"{folder / name}: not CLIP's {what}: only that {only}")
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if exists(folder / name):
             padding = read_json(folder / name).get("pad_token", EOS)
@@ -224,3 +194,13 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
                 raise CheckpointError(
                     f"{folder / name}: pads with {shown(text)}: Stable Diffusion 1.x pads with {EOS!r}"
                 )
+
+
+def _read_merges(path: Path) -> list[tuple[str, ...]]:
+    lines = read_small(path).strip().split("\n")
+    return [tuple(line.split(" ")) for line in lines[1 if lines[0].startswith("#version") else 0 :]]
+
+
+def _read_inner_vocabulary(path: Path) -> object:
+    inner = read_json(path).get("model")
+    return inner.get("vocab") if isinstance(inner, dict) else None

@@ -34,11 +34,7 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
     """
     # Imported here: importing this module must not cost the start of a network client.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
@@ -51,22 +47,20 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
         return Path(snapshot_download(repo, allow_patterns=choose(names)))
     except Exception as error:  # whatever a network client meets: no connection, a proxy's own page, an odd address
         if isinstance(error, OSError) and error.errno in _DISK:
+            reason = f"cannot be written to the Hugging Face cache ({error.strerror})"
             fix = "free some space, or set HF_HOME to a folder on another disk"
-            raise CheckpointError(
-                f"{repo}: cannot be written to the Hugging Face cache ({error.strerror}): {fix}"
-            ) from error
-        cached = _cached(repo)
-        if cached is not None:
+        elif (cached := _cached(repo)) is not None:
             return cached
-        if isinstance(error, GatedRepoError):
+        elif isinstance(error, GatedRepoError):
+            reason = "a gated model of the Hugging Face hub"
             fix = "its owner gives access on request: ask on its page, then `hf auth login`"
-            raise CheckpointError(f"{repo}: a gated model of the Hugging Face hub: {fix}") from error
-        if isinstance(error, RepositoryNotFoundError):
+        elif isinstance(error, RepositoryNotFoundError):
+            reason = "no such file or folder, and no such model on the hub"
             fix = "check the name, or log in with `hf auth login` if it is private"
-            raise CheckpointError(f"{repo}: no such file or folder, and no such model on the hub: {fix}") from error
-        fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
-        reason = f"the hub cannot be reached ({type(error).__name__})"
-        raise CheckpointError(f"{repo}: not in the local Hugging Face cache, and {reason}: {fix}") from error
+        else:
+            reason = f"not in the local Hugging Face cache, and the hub cannot be reached ({type(error).__name__})"
+            fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
+        raise CheckpointError(f"{repo}: {reason}: {fix}") from error
 
 
 def cache_advice(folder: Path, inside: Sequence[str]) -> str | None:

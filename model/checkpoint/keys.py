@@ -31,14 +31,9 @@ UNET_RESNET = {
     "skip_connection": "conv_shortcut",
 }
 VAE_OUTER = {
-    "quant_conv": "quant_conv",
-    "post_quant_conv": "post_quant_conv",
-    "encoder.conv_in": "encoder.conv_in",
-    "encoder.norm_out": "encoder.conv_norm_out",
-    "encoder.conv_out": "encoder.conv_out",
-    "decoder.conv_in": "decoder.conv_in",
-    "decoder.norm_out": "decoder.conv_norm_out",
-    "decoder.conv_out": "decoder.conv_out",
+    **{name: name for name in ("quant_conv", "post_quant_conv")},
+    **{f"{side}.{name}": f"{side}.{name}" for side in ("encoder", "decoder") for name in ("conv_in", "conv_out")},
+    **{f"{side}.norm_out": f"{side}.conv_norm_out" for side in ("encoder", "decoder")},
 }
 VAE_RESNET = {
     "norm1": "norm1",
@@ -48,52 +43,29 @@ VAE_RESNET = {
     "nin_shortcut": "conv_shortcut",
 }
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+VAE_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # Single files that were made of diffusers' files carry these, its present and its old names, inside ``mid.attn_1``:
 # the published conversion scripts rename one of the two and pass the other through.
 VAE_ORIGINAL_ATTENTION_ALSO = {
-    "to_q": "to_q",
-    "to_k": "to_k",
-    "to_v": "to_v",
-    "to_out.0": "to_out.0",
+    **{name: name for name in VAE_ATTENTION.values()},
+    **VAE_OLD_ATTENTION,
     "to_out": "to_out.0",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "proj_attn": "to_out.0",
-    "group_norm": "group_norm",
 }
-VAE_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 TEXT_IGNORED = frozenset({"embeddings.position_ids", "text_model.embeddings.position_ids"})
 
 SINGLE_FILE_IGNORED = frozenset(
     {
         *(TEXT_PREFIX + name for name in TEXT_IGNORED),
-        "cond_stage_model.logit_scale",
-        "cond_stage_model.text_projection",
-        "cond_stage_model.transformer.logit_scale",
-        "cond_stage_model.transformer.text_projection.weight",
-        "model_ema.decay",
-        "model_ema.num_updates",
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance_clipped",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-        "lvlb_weights",
-        "logvar",
-        "ddim_sigmas",
-        "ddim_alphas",
-        "ddim_alphas_prev",
+        *("cond_stage_model.logit_scale", "cond_stage_model.text_projection"),
+        *(TEXT_PREFIX + "logit_scale", TEXT_PREFIX + "text_projection.weight"),
+        *(EMA_PREFIX + "decay", EMA_PREFIX + "num_updates"),
+        # The noise schedule, of training and of samplers.
+        *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+        *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+        *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+        *("lvlb_weights", "logvar", "denoiser.sigmas", "ddim_sigmas", "ddim_alphas", "ddim_alphas_prev"),
         "ddim_sqrt_one_minus_alphas",
-        "denoiser.sigmas",
     }
 )
 

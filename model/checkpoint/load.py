@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from model.checkpoint.fill import fill
 from model.checkpoint.folder import needed_files, read_folder
 from model.checkpoint.hub import fetch, is_hub_id
-from model.checkpoint.safetensors import PICKLE_SUFFIXES
+from model.checkpoint.load_state import load_state
 from model.checkpoint.single_file import read_single_file
+from model.checkpoint.unsupported import PICKLE_SUFFIXES
 from model.clip import TextEncoder
 from model.config import ModelConfig
 from model.cpu_layers import pack_convolutions
@@ -51,22 +50,19 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    ema: bool = False,
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x model, ready for inference.
 
     Every parameter is filled exactly once; what does not fit is refused before any weight is read. Memory stays at
-    the size of the weights in ``dtype`` plus one tensor.
+    the size of the weights in ``dtype`` plus one tensor. Where there is a moving average (EMA) of a single file's
+    UNet beside its plain weights, these are taken; of a folder's variants, the first of plain, ``fp16`` and
+    ``non_ema``.
 
     Args:
         source: a diffusers folder, a single ``.safetensors`` file in the original layout, or a Hugging Face hub id
             ``owner/name``. An existing path comes before a hub id.
         dtype: float16, bfloat16, float32 or float64, whatever the files hold.
         device: where the weights go.
-        ema: demand the exponential moving average of the UNet's weights. In a single file those are the tensors
-            under ``model_ema.``; in a folder all variants but ``non_ema`` count as such, by diffusers' convention.
-            Without it the plain weights are taken: ``model.diffusion_model.`` of a single file, and the first of
-            the variants plain, ``fp16`` and ``non_ema`` that a folder has.
 
     Raises:
         CheckpointError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight
@@ -78,23 +74,22 @@ def load(
     tokenizer = Tokenizer()
     path, given = _path(source), shown_name(str(source))
     if is_file(path):
-        name, parts = path.stem, read_single_file(path, ema=ema)
+        name, found = path.stem, read_single_file(path)
     elif is_folder(path):
-        name, parts = _own_name(path), read_folder(path, tokenizer, ema=ema)
+        name, found = _own_name(path), read_folder(path, tokenizer)
     elif exists(path):
         raise CheckpointError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
     elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
-        name = str(source)
-        parts = read_folder(fetch(name, partial(needed_files, ema=ema)), tokenizer, ema=ema)
+        name, found = str(source), read_folder(fetch(str(source), needed_files), tokenizer)
     else:
         raise CheckpointError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
     target = torch.device(device)
-    fill(parts.unet, parts.unet_entries, dtype=dtype, device=target)
-    fill(parts.vae, parts.vae_entries, dtype=dtype, device=target)
-    fill(parts.text_encoder, parts.text_entries, dtype=dtype, device=target)
+    networks = found.unet, found.vae, found.text_encoder
+    for network, entries in zip(networks, found.entries, strict=True):
+        load_state(network, entries, dtype=dtype, device=target)
     if target.type == "cuda":
-        lay_out_for_gpu(parts.unet, parts.vae)
-    return StableDiffusion(parts.unet, parts.vae, parts.text_encoder, tokenizer, parts.config, name)
+        lay_out_for_gpu(found.unet, found.vae)
+    return StableDiffusion(*networks, tokenizer, found.config, name)
 
 
 def _path(source: str | Path) -> Path:

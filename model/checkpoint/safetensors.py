@@ -1,4 +1,4 @@
-"""Safetensors files as a table of entries, and reading them without holding more than the parameters.
+"""What safetensors files hold, and reading it without holding more than the parameters.
 
 A tensor is copied out of a memory map into its final type and place. The map is opened anew after every 64th of
 the file, so that the pages already copied do not count as memory of the process.
@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.checkpoint.unsupported import refuse_other_format
 from model.errors import CheckpointError
-from model.files import SMALL, check_regular, read_start, shown_name
+from model.files import check_regular, shown_name
 
-PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PAGES = 64
 
@@ -43,13 +43,13 @@ class CheckpointIndex:
     metadata: dict[str, str]
 
 
-def read_table(path: Path) -> CheckpointIndex:
+def read_index(path: Path) -> CheckpointIndex:
     """List what a safetensors file holds, reading its header alone.
 
     Raises:
         CheckpointError: the file is missing, unreadable, a pickle, a Git LFS pointer or damaged.
     """
-    _refuse_other_formats(path)
+    refuse_other_format(path)
     try:
         with safe_open(path, framework="pt") as file:
             entries = {}
@@ -122,34 +122,3 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(f"{path}: cannot be read ({error.strerror}): check its permissions and the disk")
     detail = shown_name(" ".join(str(error).split()))
     return CheckpointError(f"{path}: damaged or cut short ({detail}): download it again")
-
-
-def refuse_pickle(path: Path) -> None:
-    """Raise CheckpointError if the name of ``path`` is that of a pickle."""
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise CheckpointError(
-            f"{path}: a pickle, which can run any code when it is read: give the model's .safetensors file instead"
-        )
-
-
-def _refuse_other_formats(path: Path) -> None:
-    refuse_pickle(path)
-    head = read_start(path, 64)
-    if not head:
-        raise CheckpointError(f"{path}: the file is empty: download it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path}: a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder"
-        )
-    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise CheckpointError(f"{path}: a web page, not weights: download the file itself")
-    if head.startswith(b"GGUF"):
-        raise CheckpointError(f"{path}: a GGUF file: give the model's .safetensors file instead")
-    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[8:9] != b"{"):
-        raise CheckpointError(
-            f"{path}: a pickle with another name, which can run any code when it is read: "
-            "give the model's .safetensors file instead"
-        )
-    header = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header > SMALL:
-        raise CheckpointError(f"{path}: damaged (a header of {header} bytes): download it again")

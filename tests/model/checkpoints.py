@@ -86,6 +86,22 @@ def expected(theirs: SimpleNamespace, part: str) -> dict[str, Tensor]:
     return {key.removeprefix("text_model."): value for key, value in getattr(theirs, part).state_dict().items()}
 
 
+def assert_holds(loaded: model.StableDiffusion, theirs: SimpleNamespace, dtype: torch.dtype = torch.float32) -> None:
+    """Every tensor of every part is theirs, converted to ``dtype``."""
+    for part in PARTS:
+        ours, wanted = getattr(loaded, part).state_dict(), expected(theirs, part)
+        assert ours.keys() == wanted.keys()
+        different = [key for key in ours if not torch.equal(ours[key], wanted[key].to(dtype))]
+        assert not different, different
+
+
+def load_tensors(tensors: dict[str, Tensor], folder: Path) -> model.StableDiffusion:
+    """What is loaded of a single file with these tensors, written into ``folder``."""
+    path = folder / "changed.safetensors"
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return model.load(path)
+
+
 def copy_folder(source: Path, target: Path) -> Path:
     """A copy whose files are links: replace them, never write into them."""
     shutil.copytree(source, target, copy_function=os.link)

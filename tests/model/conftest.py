@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from model.tokenizer import Tokenizer
 from tests.model.checkpoints import SMALL, copy_folder, expected, their_modules, write_folder
@@ -40,6 +41,12 @@ def single(theirs: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
     parts = {part: expected(theirs, part) for part in ("unet", "vae", "text_encoder")}
     save_file(single_file_tensors(SMALL, parts), path)
     return path
+
+
+@pytest.fixture
+def tensors(single: Path) -> dict[str, Tensor]:
+    """The tensors of that single file, the test's own."""
+    return load_file(single)
 
 
 @pytest.fixture(scope="session")

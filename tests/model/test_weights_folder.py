@@ -20,25 +20,16 @@ from tests.model.checkpoints import (
     PARTS,
     SMALL,
     WEIGHTS,
+    assert_holds,
     copy_folder,
     edit_json,
     edit_tensors,
-    expected,
     rename,
     their_modules,
     write_folder,
 )
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-def assert_holds(loaded: model.StableDiffusion, theirs: SimpleNamespace, dtype: torch.dtype = torch.float32) -> None:
-    """Every tensor of every part is theirs, converted to ``dtype``."""
-    for part in PARTS:
-        ours, wanted = getattr(loaded, part).state_dict(), expected(theirs, part)
-        assert ours.keys() == wanted.keys()
-        different = [key for key in ours if not torch.equal(ours[key], wanted[key].to(dtype))]
-        assert not different, different
 
 
 def move(path: Path, name: str) -> None:
@@ -140,13 +131,6 @@ def test_the_plain_file_comes_before_its_variants(folder: Path, theirs: SimpleNa
             wrong = {key: torch.full_like(value, 7) for key, value in tensors.items()}
             save_file(wrong, folder / name.replace(".safetensors", f".{variant}.safetensors"))
     assert_holds(model.load(folder), theirs)
-    assert_holds(model.load(folder, ema=True), theirs)
-
-
-def test_demanded_moving_average_is_not_taken_from_non_ema(folder: Path) -> None:
-    move(folder / WEIGHTS["unet"], "diffusion_pytorch_model.non_ema.safetensors")
-    with pytest.raises(model.CheckpointError, match=r"unet: holds no moving-average \(EMA\) weights"):
-        model.load(folder, ema=True)
 
 
 @pytest.mark.parametrize("variant", ["", "fp16"])
@@ -281,7 +265,7 @@ def test_needed_files_leave_variants_pickles_and_other_parts_on_the_hub() -> Non
         "vae/config.json",
         "vae/diffusion_pytorch_model.fp16.safetensors",
     ]
-    assert sorted(needed_files(names, ema=False)) == [
+    assert sorted(needed_files(names)) == [
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",

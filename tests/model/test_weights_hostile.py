@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model
-from model.checkpoint.safetensors import read_table, read_tensors
+from model.checkpoint.safetensors import read_index, read_tensors
 from tests.model.checkpoints import WEIGHTS, refusal
 from tests.model.no_files import KINDS, replace_by
 
@@ -149,7 +149,7 @@ def test_a_folder_of_the_hub_cache_whose_reference_is_no_file(kind: str, tmp_pat
 def test_a_file_cut_after_it_was_checked_is_refused(single: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(single.read_bytes())
-    table = read_table(path)
+    table = read_index(path)
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(model.CheckpointError, match=r"cut\.safetensors"):
         for _ in read_tensors(table.entries.items(), dtype=torch.float32, device=torch.device("cpu")):
@@ -160,7 +160,7 @@ def test_a_file_cut_after_it_was_checked_is_refused(single: Path, tmp_path: Path
 def test_a_file_changed_after_it_was_checked_is_refused(change: str, tmp_path: Path) -> None:
     path = tmp_path / "changed.safetensors"
     save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, path)
-    table = read_table(path)
+    table = read_index(path)
     if change in KINDS:
         replace_by(change, path)
     else:
