@@ -228,7 +228,8 @@ def check_fit(where: Path, config: ModelConfig) -> None:
 def _read(place: str, raw: Mapping[str, Any], rules: Mapping[str, Rule], *, closed: bool = True) -> dict[str, Any]:
     """The values under the keys of ``rules``, in our form; those without value or default are left out.
 
-    With ``closed``, keys that ``rules`` lacks must be off, which is null or false, unless they begin with ``_``.
+    With ``closed``, keys that ``rules`` lacks must be off, which is null or false, unless they begin with ``_``. Every
+    level must have a block type, and groups and heads must divide the widths.
     """
     values = {}
     for key, rule in rules.items():

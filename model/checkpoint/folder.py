@@ -59,11 +59,11 @@ def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
         _check_tokenizer(folder / "tokenizer", tokenizer)
     networks = build_networks(config)
     names = (lambda parameters: {name: name for name in parameters}), vae_folder, text_folder
-    unet_entries, vae_entries, text_entries = (
+    entries = [
         _find_part(folder / part, network, names_of(network.state_dict()))
         for part, network, names_of in zip(WEIGHTS, networks, names, strict=True)
-    )
-    return Unfilled(config, *networks, (unet_entries, vae_entries, text_entries))
+    ]
+    return Unfilled(config, networks, entries)
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
@@ -178,14 +178,14 @@ def _refuse_pickles(folder: Path, inside: Iterable[str]) -> None:
 
 
 def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    words, only = tokenizer.vocabulary, "of Stable Diffusion 1.x is supported"
-    for name, what, read, wanted in (
-        ("vocab.json", "vocabulary", read_json, words),
-        ("merges.txt", "merges", _read_merges, tokenizer.merges),
-        ("tokenizer.json", "vocabulary", _read_inner_vocabulary, words),
+    for name, read, what, wanted in (
+        ("vocab.json", read_json, "vocabulary", tokenizer.vocabulary),
+        ("merges.txt", _read_merges, "table of merges", tokenizer.merges),
+        ("tokenizer.json", _read_inner_vocabulary, "vocabulary", tokenizer.vocabulary),
     ):
         if exists(folder / name) and read(folder / name) != wanted:
-            raise CheckpointError(f"{folder / name}: not CLIP's {what}: only that {only}")
+            fix = "only that of Stable Diffusion 1.x is supported"
+            raise CheckpointError(f"{folder / name}: not CLIP's {what}: {fix}")
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if exists(folder / name):
             padding = read_json(folder / name).get("pad_token", EOS)

@@ -54,9 +54,8 @@ def load(
     """Load a Stable Diffusion 1.x model, ready for inference.
 
     Every parameter is filled exactly once; what does not fit is refused before any weight is read. Memory stays at
-    the size of the weights in ``dtype`` plus one tensor. Where there is a moving average (EMA) of a single file's
-    UNet beside its plain weights, these are taken; of a folder's variants, the first of plain, ``fp16`` and
-    ``non_ema``.
+    the size of the weights in ``dtype`` plus one tensor. Of a single file's UNet the plain weights are taken, never
+    the moving average (EMA) beside them; of a folder's variants, the first of plain, ``fp16`` and ``non_ema``.
 
     Args:
         source: a diffusers folder, a single ``.safetensors`` file in the original layout, or a Hugging Face hub id
@@ -84,12 +83,12 @@ def load(
     else:
         raise CheckpointError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
     target = torch.device(device)
-    networks = found.unet, found.vae, found.text_encoder
-    for network, entries in zip(networks, found.entries, strict=True):
+    for network, entries in zip(found.networks, found.entries, strict=True):
         load_state(network, entries, dtype=dtype, device=target)
+    unet, vae, text_encoder = found.networks
     if target.type == "cuda":
-        lay_out_for_gpu(found.unet, found.vae)
-    return StableDiffusion(*networks, tokenizer, found.config, name)
+        lay_out_for_gpu(unet, vae)
+    return StableDiffusion(unet, vae, text_encoder, tokenizer, found.config, name)
 
 
 def _path(source: str | Path) -> Path:

@@ -22,13 +22,11 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Unfilled:
-    """The three networks on the meta device, and for each, in this order, the tensors that fill it."""
+    """The three networks on the meta device, and for each the tensors that fill it, by its parameters' names."""
 
     config: ModelConfig
-    unet: UNet
-    vae: VAE
-    text_encoder: TextEncoder
-    entries: tuple[dict[str, Entry], dict[str, Entry], dict[str, Entry]]
+    networks: tuple[UNet, VAE, TextEncoder]
+    entries: list[dict[str, Entry]]
 
 
 def build_empty(make: Callable[[], _Module]) -> _Module:

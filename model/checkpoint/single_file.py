@@ -53,11 +53,11 @@ def read_single_file(path: Path) -> Unfilled:
         for prefix, table in zip(NETWORKS.values(), tables, strict=True)
     ]
     refuse_unknown(index, SINGLE_FILE_IGNORED.union(map(ema_name, originals), *names))
-    unet_entries, vae_entries, text_entries = (
+    entries = [
         find_parameters(index, what, network, table)
         for what, network, table in zip(NETWORKS, networks, names, strict=True)
-    )
-    return Unfilled(config, *networks, (unet_entries, vae_entries, text_entries))
+    ]
+    return Unfilled(config, networks, entries)
 
 
 def config_of_shapes(index: CheckpointIndex) -> ModelConfig:

@@ -198,7 +198,7 @@ def test_another_vocabulary_is_refused(folder: Path) -> None:
     vocabulary.unlink()
     merges = folder / "tokenizer" / "merges.txt"
     merges.write_text("#version: 0.2\na b\n")
-    assert "merges.txt: not CLIP's merges" in refused(folder)
+    assert "merges.txt: not CLIP's table of merges" in refused(folder)
     merges.unlink()
     whole = folder / "tokenizer" / "tokenizer.json"
     whole.write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
