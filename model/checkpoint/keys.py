@@ -31,9 +31,14 @@ UNET_RESNET = {
     "skip_connection": "conv_shortcut",
 }
 VAE_OUTER = {
-    **{name: name for name in ("quant_conv", "post_quant_conv")},
-    **{f"{side}.{name}": f"{side}.{name}" for side in ("encoder", "decoder") for name in ("conv_in", "conv_out")},
-    **{f"{side}.norm_out": f"{side}.conv_norm_out" for side in ("encoder", "decoder")},
+    "quant_conv": "quant_conv",
+    "post_quant_conv": "post_quant_conv",
+    "encoder.conv_in": "encoder.conv_in",
+    "encoder.norm_out": "encoder.conv_norm_out",
+    "encoder.conv_out": "encoder.conv_out",
+    "decoder.conv_in": "decoder.conv_in",
+    "decoder.norm_out": "decoder.conv_norm_out",
+    "decoder.conv_out": "decoder.conv_out",
 }
 VAE_RESNET = {
     "norm1": "norm1",
@@ -57,15 +62,31 @@ TEXT_IGNORED = frozenset({"embeddings.position_ids", "text_model.embeddings.posi
 SINGLE_FILE_IGNORED = frozenset(
     {
         *(TEXT_PREFIX + name for name in TEXT_IGNORED),
-        *("cond_stage_model.logit_scale", "cond_stage_model.text_projection"),
-        *(TEXT_PREFIX + "logit_scale", TEXT_PREFIX + "text_projection.weight"),
-        *(EMA_PREFIX + "decay", EMA_PREFIX + "num_updates"),
-        # The noise schedule, of training and of samplers.
-        *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
-        *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
-        *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
-        *("lvlb_weights", "logvar", "denoiser.sigmas", "ddim_sigmas", "ddim_alphas", "ddim_alphas_prev"),
+        "cond_stage_model.logit_scale",
+        "cond_stage_model.text_projection",
+        "cond_stage_model.transformer.logit_scale",
+        "cond_stage_model.transformer.text_projection.weight",
+        "model_ema.decay",
+        "model_ema.num_updates",
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "lvlb_weights",
+        "logvar",
+        "ddim_sigmas",
+        "ddim_alphas",
+        "ddim_alphas_prev",
         "ddim_sqrt_one_minus_alphas",
+        "denoiser.sigmas",
     }
 )
 
