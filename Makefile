@@ -32,7 +32,7 @@ parity:
 	$(PYTHON) -m pytest -m parity
 
 # Without a GPU: shortened schedules, ratios alone, and still long on few cores. Adds rows to
-# benchmarks/results/ and makes the README's table and plot of them. Wants the extra [bench].
+# benchmarks/results/ and makes the table and plot of docs/benchmarks.md of them. Wants the extra [bench].
 bench:
 	$(PYTHON) -m benchmarks job --dtype fp32
 	$(PYTHON) -m benchmarks job --dtype bf16
@@ -46,8 +46,7 @@ bench:
 # On a machine with a GPU: the numerics on the device, then all benchmarks as above, with the preset as it is.
 gpu:
 	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks attention
-	$(PYTHON) -m benchmarks elementwise
+	$(PYTHON) -m benchmarks kernels
 	$(PYTHON) -m benchmarks networks --batch 1 4 8
 	$(PYTHON) -m benchmarks job
 	$(PYTHON) -m benchmarks job --graphs

@@ -1,4 +1,4 @@
-"""What all benchmarks of networks and whole jobs can be told, and the model that follows from it."""
+"""What all benchmarks can be told, and the model that follows from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 
 import model
 from benchmarks.random_weights import random_model, weight_bytes
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, Recorder
 from commands.machine import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
 from kernels import Implementation
 from sampler.execution import Execution
+
+
+def cuda() -> bool:
+    """Whether benchmarks run on a GPU."""
+    return torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -25,20 +30,41 @@ class Setting:
     dtype: torch.dtype
     execution: Execution
     rounds: int
-    output: Path
+    recorder: Recorder
     weight_bytes: int
 
 
 def common_parser(description: str, *, rounds: int) -> ArgumentParser:
     """A parser with the common options; ``rounds`` is the default number of turns."""
     parser = ArgumentParser(description=description)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of all networks or kernels (default: fp16 on a GPU, else fp32)"
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of every side (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON lines are added here (default: in benchmarks/results)")
+    return parser
+
+
+def model_parser(description: str, *, rounds: int) -> ArgumentParser:
+    """As `common_parser`, with the options of benchmarks that run networks."""
+    parser = common_parser(description, rounds=rounds)
     parser.add_argument("--weights", help="as the product's --weights (default: SD-1.5 of full size, random weights)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of all networks (default: fp16 on a GPU, fp32 without)")
     parser.add_argument("--impl", choices=("torch", "triton"), help="of our kernels (default: triton on a GPU)")
     parser.add_argument("--batch-size", type=int, help="of ours (default: 16 on a GPU, 1 without)")
     parser.add_argument("--graphs", action="store_true", help="ours replays CUDA graphs")
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of every side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON lines are added here (default: in benchmarks/results)")
+    return parser
+
+
+def job_parser(description: str, *, rounds: int, size: int) -> ArgumentParser:
+    """As `model_parser`, with the options of whole jobs; ``size`` is the default one."""
+    parser = model_parser(description, rounds=rounds)
+    parser.add_argument("--size", type=int, default=size, help="of square images, px (default here: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=100 if cuda() else 10,
+        help="of the preset's 100, everything else in it scaled alike (default here: %(default)s)",
+    )
     return parser
 
 
@@ -47,16 +73,25 @@ def prepare(arguments: Namespace, name: str) -> Setting:
 
     Raises CheckpointError for weights that cannot be loaded.
     """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    dtype = DTYPES[arguments.dtype or ("fp16" if cuda else "fp32")]
-    impl: Implementation = arguments.impl or ("triton" if cuda else "torch")
-    batch = arguments.batch_size or (GPU_BATCH if cuda else CPU_BATCH)
+    device, dtype = chosen(arguments)
+    impl: Implementation = ("triton" if cuda() else "torch") if arguments.impl is None else arguments.impl
+    batch = (GPU_BATCH if cuda() else CPU_BATCH) if arguments.batch_size is None else arguments.batch_size
     budget = choose_budget("auto", device)
     execution = Execution(impl=impl, elementwise=impl, batch=batch, graphs=arguments.graphs, budget=budget)
-    output: Path = RESULTS / f"{name}.jsonl" if arguments.output is None else arguments.output
     if arguments.weights is None:
         loaded = random_model(dtype, device)
     else:
         loaded = model.load(arguments.weights, dtype=dtype, device=device)
-    return Setting(loaded, device, dtype, execution, arguments.rounds, output, weight_bytes(loaded))
+    recorder = recorder_of(arguments, name, device)
+    return Setting(loaded, device, dtype, execution, arguments.rounds, recorder, weight_bytes(loaded))
+
+
+def chosen(arguments: Namespace) -> tuple[torch.device, torch.dtype]:
+    """Device and number type."""
+    default = "fp16" if cuda() else "fp32"
+    return torch.device("cuda" if cuda() else "cpu"), DTYPES[default if arguments.dtype is None else arguments.dtype]
+
+
+def recorder_of(arguments: Namespace, name: str, device: torch.device) -> Recorder:
+    """Where rows go: ``name``.jsonl in benchmarks/results where ``--output`` is not given."""
+    return Recorder(RESULTS / f"{name}.jsonl" if arguments.output is None else arguments.output, device)

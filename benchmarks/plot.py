@@ -1,4 +1,4 @@
-"""The plot of ablation and growth that the README shows: every time relative to the first of its run."""
+"""The plot of ablation and growth that docs/benchmarks.md shows: every time relative to the first of its run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.runs import Measured, Place
-from benchmarks.whole_jobs import AXES, Axis
+from benchmarks.runs import AXES, Axis, Measured, Place
 
 Runs = Mapping[Place, Sequence[Sequence[Measured]]]
 
@@ -41,7 +40,7 @@ def relative(run: Sequence[Measured]) -> list[float]:
 
 def _bars(panel: Axes, ablations: Runs, colours: Mapping[Place, str]) -> None:
     series = [(colours[place], run) for place, runs in ablations.items() for run in runs]
-    # The longest run has every saving; what others lack leaves a gap.
+    # The longest run has every optimisation; what others lack leaves a gap.
     longest_first = sorted((run for _, run in series), key=len, reverse=True)
     names = list(dict.fromkeys(each.row.impl for run in longest_first for each in run))
     thickness = 0.8 / max(len(series), 1)
@@ -52,8 +51,8 @@ def _bars(panel: Axes, ablations: Runs, colours: Mapping[Place, str]) -> None:
     panel.set_yticks(range(len(names)), names, fontsize="small")
     panel.invert_yaxis()
     panel.margins(x=0.12)
-    panel.set_xlabel("time, relative to nothing saved")
-    panel.set_title("savings, one after another")
+    panel.set_xlabel("time, relative to the first")
+    panel.set_title("optimisations, one after another")
 
 
 def _curves(panel: Axes, axis: Axis, runs: Runs, colours: Mapping[Place, str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,13 +26,13 @@ def random_model(
 ) -> StableDiffusion:
     """Networks whose weights are drawn on ``device`` in ``dtype``, so that nothing is held twice.
 
-    Linear maps and convolutions are uniform within 1/sqrt(inputs) as PyTorch's own are, norms 1 and 0, embeddings
-    normal: activations stay small enough for half precision.
+    They are PyTorch's own initial ones, with smaller embeddings: activations stay small enough for half precision.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    unet = _filled(build_empty(lambda: UNet(config.unet)), dtype, device, generator)
-    vae = _filled(build_empty(lambda: VAE(config.vae)), dtype, device, generator)
-    text = _filled(build_empty(lambda: TextEncoder(config.text)), dtype, device, generator)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        unet = _filled(build_empty(lambda: UNet(config.unet)), dtype, device)
+        vae = _filled(build_empty(lambda: VAE(config.vae)), dtype, device)
+        text = _filled(build_empty(lambda: TextEncoder(config.text)), dtype, device)
     if device.type == "cuda":
         lay_out_for_gpu(unet, vae)
     return StableDiffusion(unet, vae, text, Tokenizer(), config, "random")
@@ -46,25 +45,12 @@ def weight_bytes(model: StableDiffusion) -> int:
 
 
 @torch.no_grad()
-def _fill(network: nn.Module, generator: torch.Generator) -> None:
-    for name, module in network.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if not own:
-            continue
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            own["weight"].fill_(1.0)
-            own["bias"].zero_()
-        elif isinstance(module, nn.Embedding):
-            own["weight"].normal_(std=EMBEDDING_DEVIATION, generator=generator)
-        elif isinstance(module, nn.Linear | nn.Conv2d):
-            bound = 1.0 / math.sqrt(own["weight"][0].numel())
-            for parameter in own.values():
-                parameter.uniform_(-bound, bound, generator=generator)
-        else:
-            raise TypeError(f"{name}: no rule for the weights of a {type(module).__name__}")
-
-
-def _filled(network: _Network, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> _Network:
+def _filled(network: _Network, dtype: torch.dtype, device: torch.device) -> _Network:
     network.to(dtype).to_empty(device=device)
-    _fill(network, generator)
+    for module in network.modules():
+        if list(module.parameters(recurse=False)):
+            layer: Any = module
+            layer.reset_parameters()
+            if isinstance(module, nn.Embedding):
+                module.weight.mul_(EMBEDDING_DEVIATION)
     return network.eval().requires_grad_(False)

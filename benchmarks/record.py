@@ -1,4 +1,4 @@
-"""The schema of benchmark rows, and the file they are appended to."""
+"""The schema of benchmark rows, the file they are appended to, and how they are shown meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ RATIOS_ONLY = "ratios between sides of this run only: a CPU shared with other wo
 
 @dataclass(frozen=True)
 class Row:
-    """One side of one comparison. Times are of the device, in ``unit``; rows of one run have the same date."""
+    """One side of one comparison. Times are the device's, in seconds; rows of one run have the same date."""
 
     what: str
     impl: str
@@ -34,23 +34,28 @@ class Row:
     p80: float
     host_p50: float  # until the call returned, the device still working
     rounds: int
-    peak_bytes: int | None  # memory held at most beyond the input; None where it is not counted
+    peak_bytes: int | None  # memory held at most beyond what was held before; None where it is not counted
     max_error: float  # the output's largest difference from ``against``
-    floor: float | None  # least time on an H100, by kernels.cost; None where it does not apply
-    visited: float | None = None  # share of second-pass tiles that were not skipped
-    unit: Literal["us", "s"] = "us"
+    against: str  # float64 arithmetic, or another side
     processor_p50: float | None = None  # of all threads; on a shared CPU steadier than the time that went by
-    against: str = "float64"  # what max_error is measured against: exact arithmetic, or another side
-    held_bytes: int | None = None  # memory held before the call (on the CPU, the process's); peak_bytes come on top
-    weight_bytes: int | None = None  # part of held_bytes: the networks
+    held_bytes: int | None = None  # memory held before the call (on the CPU, the process's)
+    weight_bytes: int | None = None  # part of held_bytes: the networks; None for single kernels
     parts: dict[str, float] | None = None  # the last round's time by phase
-    further: float | None = None  # the last round's time for each image after the first; on a CPU processor time
+    marginal: float | None = None  # the last round's time for each image after the first; on a CPU processor time
+    floor: float | None = None  # least time on an H100, by kernels.cost; None where it does not apply
+    visited: float | None = None  # share of second-pass tiles that were not skipped
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Memory held at most, the networks included; None without either."""
+        if self.peak_bytes is None or self.weight_bytes is None:
+            return None
+        return self.peak_bytes + self.weight_bytes
 
 
 def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
     """p20, p50 and p80 of ``times``."""
-    all_times = torch.tensor(times, dtype=torch.float64)
-    p20, p50, p80 = (float(all_times.quantile(x)) for x in (0.2, 0.5, 0.8))
+    p20, p50, p80 = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
     return p20, p50, p80
 
 
@@ -76,6 +81,36 @@ def append(file: Path, row: Row, around: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lines:
         lines.write(json.dumps(asdict(row) | around) + "\n")
+
+
+class Recorder:
+    """Appends the rows of one run to ``file`` and prints them."""
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._file, self._around = file, surroundings(device)
+        columns = ("p50 s", "/ first", "CPU s", "of floor", "extra MB", "memory / first", "max error")
+        print(f"{'impl':<50}" + "".join(f"{column:>16}" for column in columns))
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Rows of one comparison; times, and memory with the networks, are shown beside the first one's."""
+        headings = [f"{row.what}, {', '.join(f'{name} {n}' for name, n in row.shape.items())}" for row in rows]
+        for row, heading, previous in zip(rows, headings, [None, *headings], strict=False):
+            append(self._file, row, self._around)
+            if heading != previous:
+                print(heading)
+            memory = _ratio(row.total_bytes, rows[0].total_bytes)
+            extra = None if row.peak_bytes is None else row.peak_bytes / 1e6
+            cells = (row.p50, row.p50 / rows[0].p50, row.processor_p50, _ratio(row.p50, row.floor), extra, memory)
+            shown = ("" if cell is None else f"{cell:.4g}" for cell in (*cells, row.max_error))
+            print(f"  {row.impl:<48}" + "".join(f"{cell:>16}" for cell in shown))
+            if row.parts is not None:
+                print("    " + ", ".join(f"{phase} {taken:.2f} s" for phase, taken in row.parts.items()))
+            if row.marginal is not None:
+                print(f"    each further target {row.marginal:.2f} s")
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b
 
 
 def _version(name: str) -> str | None:

@@ -6,12 +6,28 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.record import COMPARABLE, Row
 
 Shape = tuple[tuple[str, int], ...]
+
+
+class Axis(NamedTuple):
+    """One way in which jobs grow: what its rows are called, the entries of a row's shape that grow, and their unit."""
+
+    what: str
+    entries: tuple[str, ...]
+    unit: str
+
+
+AXES = {
+    "size": Axis("scaling by size", ("height", "width"), "pixels a side"),
+    "classes": Axis("scaling by classes", ("classes",), "classes"),
+    "targets": Axis("scaling by targets", ("targets",), "targets of one origin"),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -49,41 +65,16 @@ class Measured:
             return self.row.p50
         return self.row.processor_p50
 
-    @property
-    def total_bytes(self) -> int | None:
-        """Memory held at most, the networks included."""
-        if self.row.peak_bytes is None or self.row.weight_bytes is None:
-            return None
-        return self.row.peak_bytes + self.row.weight_bytes
-
     def shape(self, without: Collection[str] = ()) -> Shape:
         """As a key, ``without`` some of its entries."""
         return tuple((name, value) for name, value in self.row.shape.items() if name not in without)
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Ours beside theirs in one run."""
 
     ours: Measured
     theirs: Measured
-
-    @property
-    def time(self) -> float:
-        """Theirs divided by ours."""
-        return self.theirs.seconds / self.ours.seconds
-
-    @property
-    def further(self) -> float | None:
-        """As `time`, for each image of a job after the first."""
-        theirs, ours = self.theirs.row.further, self.ours.row.further
-        return None if theirs is None or ours is None else theirs / ours
-
-    @property
-    def memory(self) -> float | None:
-        """Theirs divided by ours."""
-        theirs, ours = self.theirs.total_bytes, self.ours.total_bytes
-        return None if theirs is None or ours is None else theirs / ours
 
 
 def read(folder: Path) -> list[Measured]:
@@ -105,17 +96,15 @@ def read(folder: Path) -> list[Measured]:
 
 def compared(measured: Iterable[Measured], whats: Sequence[str]) -> dict[Place, list[Comparison]]:
     """Every side that is not ours beside each of ours, from the latest run that has both; in the order of ``whats``."""
-    runs: dict[tuple[Place, str, Shape, str], list[Measured]] = defaultdict(list)
+    runs: dict[tuple[str, Place, int, Shape], list[Measured]] = defaultdict(list)
     for each in measured:
         if each.row.what in whats:
-            runs[each.place, each.row.what, each.shape(), each.date].append(each)
+            runs[each.date, each.place, whats.index(each.row.what), each.shape()].append(each)
     latest: dict[tuple[Place, int, Shape, str, str], Comparison] = {}
-    for (place, what, shape, _), members in sorted(runs.items(), key=lambda item: item[0][-1]):
-        for ours in members:
-            for theirs in members:
-                if _is_ours(ours) and not _is_ours(theirs):
-                    key = (place, whats.index(what), shape, ours.row.impl, theirs.row.impl)
-                    latest[key] = Comparison(ours, theirs)
+    for (_, place, number, shape), members in sorted(runs.items(), key=lambda item: item[0]):
+        for ours, theirs in product(members, members):
+            if ours.row.impl.startswith("ours") and not theirs.row.impl.startswith("ours"):
+                latest[place, number, shape, ours.row.impl, theirs.row.impl] = Comparison(ours, theirs)
     found = defaultdict(list)
     for (place, *_), comparison in sorted(latest.items(), key=lambda item: item[0]):
         found[place].append(comparison)
@@ -129,27 +118,24 @@ def last_runs(
 
     The entries of the shape that are ``varying`` differ within a run; without any, the sides do.
     """
-    runs: dict[tuple[Place, Shape, str], dict[str, list[Measured]]] = defaultdict(lambda: defaultdict(list))
+    runs: dict[tuple[Place, Shape, str, str], list[Measured]] = defaultdict(list)
     for each in measured:
         if each.row.what == what:
-            side = each.row.impl if varying else ""
-            runs[each.place, each.shape(without=varying), side][each.date].append(each)
+            runs[each.place, each.shape(varying), each.row.impl if varying else "", each.date].append(each)
+    latest = {key[:-1]: run for key, run in sorted(runs.items(), key=lambda item: item[0])}
     found = defaultdict(list)
-    for (place, _, _), by_date in sorted(runs.items(), key=lambda item: item[0]):
-        found[place].append(by_date[max(by_date)])
+    for (place, *_), run in latest.items():
+        found[place].append(run)
     return dict(found)
 
 
-def _is_ours(measured: Measured) -> bool:
-    return measured.row.impl.startswith("ours")
-
-
 def _measured(entry: dict[str, Any]) -> Measured:
+    if "further" in entry:  # its name in older rows
+        entry["marginal"] = entry["further"]
     row = Row(**{field.name: entry[field.name] for field in fields(Row) if field.name in entry})
     itemsize = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[row.dtype]
     assert row.weight_bytes is not None
     threads = 0 if entry["threads"] is None else entry["threads"]
-    place = Place(
-        entry["device"], entry["times_compare"] == COMPARABLE, threads, row.dtype, row.weight_bytes // itemsize
-    )
+    parameters = row.weight_bytes // itemsize
+    place = Place(entry["device"], entry["times_compare"] == COMPARABLE, threads, row.dtype, parameters)
     return Measured(row, place, entry["date"])

@@ -1,4 +1,4 @@
-"""The README's figures, made from benchmarks/results: a table between its markers, and a plot.
+"""The figures of docs/benchmarks.md, made from benchmarks/results: a table between its markers, and a plot.
 
     python -m benchmarks table
 
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from benchmarks.plot import Runs, draw, relative
 from benchmarks.record import RESULTS, ROOT
-from benchmarks.runs import Comparison, Measured, Place, compared, last_runs, read
-from benchmarks.whole_jobs import AXES
+from benchmarks.runs import AXES, Comparison, Measured, compared, last_runs, read
 
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 COMPARED = ("job", "unet", "vae encode", "vae decode", "text to image")
+WORDS = {"height": "px", "batch": "batch", "classes": "classes", "targets": "targets", "steps": "steps"}
 
 
 def markdown(measured: Sequence[Measured], plot: str) -> str:
@@ -29,15 +29,15 @@ def markdown(measured: Sequence[Measured], plot: str) -> str:
     comparisons, ablations = compared(measured, COMPARED), last_runs(measured, "ablation")
     growths = growth(measured)
     places = {*comparisons, *ablations, *(place for runs in growths.values() for place in runs)}
-    blocks = [f"![time by savings, size, classes and targets]({plot})"]
+    blocks = [f"![time by optimisations, size, classes and targets]({plot})"]
     for place in sorted(places, key=lambda place: (not place.absolute, place)):
         blocks.append(f"**{place.title}**")
         if place in comparisons:
-            blocks.append(_table(_comparison_rows(place, comparisons[place])))
-        blocks.extend(_table(_ablation_rows(place, run)) for run in ablations.get(place, ()))
+            blocks.append(_table(_comparison_rows(comparisons[place])))
+        blocks.extend(_table(_ablation_rows(run)) for run in ablations.get(place, ()))
         of_place = {name: runs[place] for name, runs in growths.items() if place in runs}
         if of_place:
-            blocks.append(_table(_growth_rows(place, of_place)))
+            blocks.append(_table(_growth_rows(of_place)))
     return "\n\n".join(blocks)
 
 
@@ -56,86 +56,88 @@ def insert(text: str, table: str) -> str | None:
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
     """Rows of cells, the first being the head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    columns = lines[0].count("|") - 1
-    return "\n".join([lines[0], "| --- |" + " ---: |" * (columns - 1), *lines[1:]])
+    head, *others = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "| --- |" + " ---: |" * (head.count("|") - 2), *others])
 
 
-def _comparison_rows(place: Place, comparisons: Sequence[Comparison]) -> Iterator[list[str]]:
-    ratios = ["time, theirs / ours", "memory, theirs / ours"]
-    yield ["", "theirs", *(["theirs, s", "ours, s"] if place.absolute else []), *ratios]
-    for each in comparisons:
-        ours, theirs = each.ours, each.theirs
-        times = [_seconds(theirs), _seconds(ours)] if place.absolute else []
-        memory = "" if each.memory is None else f"{each.memory:.2f}"
-        variant = ours.row.impl.removeprefix("ours")
-        yield [_described(ours) + variant, theirs.row.impl, *times, f"{each.time:.2f}", memory]
-        if each.further is not None:
-            times = [f"{side.row.further:.3g}" for side in (theirs, ours)] if place.absolute else []
-            what = f"{_described(ours)}{variant}: each further target"
-            yield [what, theirs.row.impl, *times, f"{each.further:.2f}", ""]
+def _comparison_rows(comparisons: Sequence[Comparison]) -> Iterator[list[str]]:
+    absolute = comparisons[0].ours.place.absolute
+    times = ["theirs, s", "ours, s"] if absolute else []
+    yield ["", "theirs", *times, "time, theirs / ours", "memory, theirs / ours"]
+    for ours, theirs in comparisons:
+        what = _described(ours) + ours.row.impl.removeprefix("ours")
+        memory = _ratio(theirs.row.total_bytes, ours.row.total_bytes)
+        lines = [(what, theirs.seconds, ours.seconds, memory)]
+        if theirs.row.marginal is not None and ours.row.marginal is not None:
+            lines.append((f"{what}: each further target", theirs.row.marginal, ours.row.marginal, ""))
+        for name, their_time, our_time, memory in lines:
+            times = [f"{their_time:.3g}", f"{our_time:.3g}"] if absolute else []
+            yield [name, theirs.row.impl, *times, _ratio(their_time, our_time), memory]
 
 
-def _ablation_rows(place: Place, run: Sequence[Measured]) -> Iterator[list[str]]:
-    times = ["time, s"] if place.absolute else []
-    yield [f"savings, one after another ({_described(run[0])})", *times, "time / first", "extra MB", "levels of 255"]
+def _ablation_rows(run: Sequence[Measured]) -> Iterator[list[str]]:
+    absolute = run[0].place.absolute
+    times = ["time, s"] if absolute else []
+    yield [
+        f"optimisations, one after another ({_described(run[0])})",
+        *times,
+        "time / first",
+        "extra MB",
+        "levels of 255",
+    ]
     for each, ratio in zip(run, relative(run), strict=True):
         extra = "" if each.row.peak_bytes is None else f"{each.row.peak_bytes / 1e6:.0f}"
-        times = [_seconds(each)] if place.absolute else []
+        times = [f"{each.seconds:.3g}"] if absolute else []
         yield [each.row.impl, *times, f"{ratio:.2f}", extra, f"{each.row.max_error:.0f}"]
 
 
-def _growth_rows(place: Place, runs: Mapping[str, Sequence[Sequence[Measured]]]) -> Iterator[list[str]]:
-    yield ["grows by", "time" if place.absolute else "time / first"]
+def _growth_rows(runs: Mapping[str, Sequence[Sequence[Measured]]]) -> Iterator[list[str]]:
+    absolute = any(run[0].place.absolute for of_axis in runs.values() for run in of_axis)
+    yield ["grows by", "time" if absolute else "time / first"]
     for name, of_axis in runs.items():
         axis = AXES[name]
         for run in of_axis:
             values = [each.row.shape[axis.entries[0]] for each in run]
-            times = map(_seconds, run) if place.absolute else (f"{ratio:.2f}" for ratio in relative(run))
-            unit = " s" if place.absolute else ""
-            cells = (f"{value}: {time}{unit}" for value, time in zip(values, times, strict=True))
+            times = [f"{each.seconds:.3g} s" for each in run] if absolute else [f"{x:.2f}" for x in relative(run)]
+            cells = ", ".join(f"{value}: {time}" for value, time in zip(values, times, strict=True))
             variant = run[0].row.impl.removeprefix("ours")
-            yield [f"{axis.unit} ({_described(run[0], without=axis.entries)}{variant})", ", ".join(cells)]
+            yield [f"{axis.unit} ({_described(run[0], without=axis.entries)}{variant})", cells]
 
 
 def _described(measured: Measured, without: Sequence[str] = ()) -> str:
     """A row's job in words, ``without`` some entries of its shape."""
-    shape = dict(measured.shape((*without, "width", "executed")))
-    words = {
-        "height": "{} px",
-        "batch": "batch {}",
-        "classes": "{} classes",
-        "targets": "{} targets",
-        "steps": "{} steps",
-    }
-    what = [measured.row.what] if measured.row.what in COMPARED else []
-    parts = [words[name].format(value) for name, value in shape.items()]
-    return ", ".join(what + [part.removesuffix("s") if part.startswith("1 ") else part for part in parts])
+    parts = [measured.row.what] if measured.row.what in COMPARED else []
+    for name, value in measured.shape((*without, "width", "executed")):
+        word = WORDS[name].removesuffix("s" if value == 1 else "")
+        parts.append(f"batch {value}" if name == "batch" else f"{value} {word}")
+    return ", ".join(parts)
 
 
-def _seconds(measured: Measured) -> str:
-    return f"{measured.seconds:.3g}"
+def _ratio(theirs: float | None, ours: float | None) -> str:
+    return "" if theirs is None or ours is None else f"{theirs / ours:.2f}"
 
 
 def main() -> int:
-    """Write table and plot; 2, with nothing written, without rows or without the README's markers."""
-    parser = argparse.ArgumentParser(description="Make the README's table and plot from benchmarks/results.")
+    """Write table and plot; 2, with nothing written, without rows or without the page's markers."""
+    parser = argparse.ArgumentParser(
+        description="Make the table and plot of docs/benchmarks.md from benchmarks/results."
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON lines")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="file with the markers")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "benchmarks.png", help="PNG to write")
     arguments = parser.parse_args()
     measured = read(arguments.results)
     if not measured:
         print(f"{arguments.results}: no rows of networks or jobs; run the benchmarks first", file=sys.stderr)
         return 2
-    table = markdown(measured, os.path.relpath(arguments.plot, arguments.readme.parent))
+    table = markdown(measured, os.path.relpath(arguments.plot, arguments.page.parent))
     print(table)
-    text = insert(arguments.readme.read_text(encoding="utf-8"), table)
+    text = insert(arguments.page.read_text(encoding="utf-8"), table)
     if text is None:
-        print(f"{arguments.readme}: needs the lines {START} and {END}, once each, for the table", file=sys.stderr)
+        print(f"{arguments.page}: needs the lines {START} and {END}, once each, for the table", file=sys.stderr)
         return 2
     draw(last_runs(measured, "ablation"), growth(measured), arguments.plot)
-    arguments.readme.write_text(text, encoding="utf-8")
+    arguments.page.write_text(text, encoding="utf-8")
     return 0
 
 

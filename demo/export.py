@@ -27,7 +27,7 @@ def export(folder: Path, unet: UNet, vae: VAE, text_encoder: TextEncoder) -> int
     _json(folder / "unet" / "config.json", unet_json(unet.config))
     _json(folder / "vae" / "config.json", vae_json(vae.config))
     _json(folder / "text_encoder" / "config.json", text_json(text_encoder.config))
-    _json(folder / "scheduler" / "scheduler_config.json", _scheduler())
+    _json(folder / "scheduler" / "scheduler_config.json", scheduler_json())
     size = _weights(folder / "unet" / _WEIGHTS, unet, "")
     size += _weights(folder / "vae" / _WEIGHTS, vae, "")
     return size + _weights(folder / "text_encoder" / "model.safetensors", text_encoder, "text_model.")
@@ -121,7 +121,7 @@ def _index() -> dict[str, Any]:
     }
 
 
-def _scheduler() -> dict[str, Any]:
+def scheduler_json() -> dict[str, Any]:
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": _VERSION,

@@ -1,21 +1,16 @@
-"""Ablation and scaling as commands, on tiny networks, and the jobs that they are made of."""
+"""Ablation and scaling as commands, on tiny networks."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 from benchmarks import __main__ as entry
 from benchmarks import ablation, scaling
-from benchmarks.example import MOST, example_patches
-from benchmarks.scaling import targets_of_one, with_classes
 from benchmarks.unsaved import NOTHING, ORDER
 from tests.benchmarks.test_commands import rows, run
 
 
 def test_both_and_the_table_are_listed():
     assert {"ablation", "scaling", "table"} <= set(entry.available())
-    assert not {"unsaved", "whole_jobs", "runs", "plot"} & set(entry.available())
+    assert not {"unsaved", "inputs", "runs", "plot"} & set(entry.available())
 
 
 def test_the_ablation_leads_from_nothing_saved_to_the_product(tiny_folder, tmp_path, monkeypatch, capsys):
@@ -53,25 +48,3 @@ def test_an_axis_without_values_is_left_out(tiny_folder, tmp_path, monkeypatch):
     options = ("--sizes", "--classes", "--targets", 2, "--size", 64)
     run(monkeypatch, scaling, "--weights", tiny_folder, *options, "--output", file)
     assert [row["shape"]["targets"] for row in rows(file)] == [2]
-
-
-def test_more_classes_cut_the_examples_into_stripes():
-    (two,) = example_patches(128, 1)
-    eight = with_classes(two, 8)
-    assert eight.num_classes == 8
-    for before, after in ((two.origin_labels, eight.origin_labels), (two.target_labels, eight.target_labels)):
-        assert np.array_equal(after // 4, before), "a stripe holds parts of one class"
-        assert [set(np.unique(after[:, column] % 4)) for column in (0, 32, 64, 127)] == [{0}, {1}, {2}, {3}]
-    for count in (1, 3):
-        with pytest.raises(ValueError, match="multiple"):
-            with_classes(two, count)
-
-
-def test_sixteen_targets_of_one_origin_all_differ():
-    patches = targets_of_one(128, 16)
-    assert MOST < 16
-    assert len({patch.target_labels.tobytes() for patch in patches}) == 16
-    assert all(patch.origin is patches[0].origin for patch in patches)
-    assert all(patch.origin_labels is patches[0].origin_labels for patch in patches)
-    with pytest.raises(ValueError, match="targets"):
-        targets_of_one(128, 2 * MOST + 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import __main__ as entry
-from benchmarks import job, networks
+from benchmarks import job, kernels, networks
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def run(monkeypatch, module, *arguments: object) -> None:
 def test_without_a_name_the_benchmarks_are_listed(capsys):
     assert entry.main([]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in ("attention", "job", "networks"))
+    assert all(name in listed for name in ("kernels", "job", "networks"))
     assert "record" not in listed
 
 
@@ -50,7 +51,7 @@ def test_the_job_of_several_targets_agrees_with_the_baselines(tiny_folder, tmp_p
     for row in written:
         assert row["shape"] == {"height": 64, "width": 64, "classes": 2, "targets": 2, "steps": 10, "executed": 7}
         assert list(row["parts"]) == ["encode", "invert", "denoise", "decode"]
-        assert 0 < row["further"] < row["processor_p50"]
+        assert 0 < row["marginal"] < row["processor_p50"]
         assert row["max_error"] < 1e-3  # float32 networks
     assert "pixels by 0.0" in capsys.readouterr().out
 
@@ -64,3 +65,26 @@ def test_networks_agree_with_diffusers(tiny_folder, tmp_path, monkeypatch):
     assert len(written) == 2 * (2 * 3 + 1)
     for row in written:
         assert row["max_error"] <= (1 if row["what"] == "text to image" else 1e-4), row
+
+
+def test_kernels_run_in_the_interpreter_and_say_what_they_are_held_to(tmp_path):
+    file = tmp_path / "kernels.jsonl"
+    command = [sys.executable, "-m", "benchmarks", "kernels", "--rounds", "2", "--output", str(file)]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    written = rows(file)
+    assert {row["what"] for row in written} == set(kernels.KINDS)
+    for row in written:
+        assert (row["against"], row["rounds"], row["weight_bytes"]) == ("float64", 2, None)
+        assert row["max_error"] < 1e-2, "of half precision"
+    attention = next(row for row in written if row["what"] == "attention")
+    assert attention["shape"] == {"batch": 1, "heads": 1, "tokens": 33, "width": 40}
+    assert attention["visited"] == 1.0
+    assert "FlexAttention twice" in done.stdout
+
+
+def test_without_a_gpu_kernels_want_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kernels"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert kernels.main() == 2
+    assert "TRITON_INTERPRET" in capsys.readouterr().err

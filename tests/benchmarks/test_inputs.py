@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.example import example_patches
+from benchmarks.inputs import MOST, example_patches, with_classes
 from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import Row, append, surroundings
-from benchmarks.turns import as_row, take_turns
+from benchmarks.timing import as_rows, take_turns
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -40,30 +40,42 @@ def test_activations_of_random_weights_stay_small_in_half_precision():
 
 
 def test_targets_share_the_origin_and_differ():
-    patches = example_patches(128, 4)
+    patches = example_patches(128, MOST)
     assert all(patch.origin is patches[0].origin for patch in patches)
     assert all(patch.origin_labels is patches[0].origin_labels for patch in patches)
-    assert len({patch.target_labels.tobytes() for patch in patches}) == 4
+    assert len({patch.target_labels.tobytes() for patch in patches}) == MOST == 24
     assert patches[0].origin.shape == (128, 128, 3)
     assert set(np.unique(patches[0].origin_labels)) == {0, 1}
 
 
-@pytest.mark.parametrize(("size", "count"), [(100, 1), (0, 1), (64, 0), (64, 13)])
+def test_more_classes_cut_the_examples_into_stripes():
+    (two,) = example_patches(128, 1)
+    eight = with_classes(two, 8)
+    assert eight.num_classes == 8
+    for before, after in ((two.origin_labels, eight.origin_labels), (two.target_labels, eight.target_labels)):
+        assert np.array_equal(after // 4, before), "a stripe holds parts of one class"
+        assert [set(np.unique(after[:, column] % 4)) for column in (0, 32, 64, 127)] == [{0}, {1}, {2}, {3}]
+    for count in (1, 3):
+        with pytest.raises(ValueError, match="multiple"):
+            with_classes(two, count)
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 1), (0, 1), (64, 0), (64, 25)])
 def test_bad_sizes_and_counts_are_refused(size, count):
     with pytest.raises(ValueError, match="must be"):
         example_patches(size, count)
 
 
-def test_a_row_of_a_job_says_its_unit_and_what_its_times_compare_with(tmp_path):
+def test_a_row_of_a_job_says_what_it_is_of_and_what_its_times_compare_with(tmp_path):
     outcomes = take_turns({"ours": lambda: (torch.zeros(1),), "other": lambda: (torch.ones(1),)}, CPU, rounds=1)
     file = tmp_path / "deep" / "job.jsonl"
     around = surroundings(CPU)
-    for name, outcome in outcomes.items():
-        row = as_row("job", name, {"steps": 1}, torch.bfloat16, outcome, against="ours", weight_bytes=7)
+    for row in as_rows("job", {"steps": 1}, torch.bfloat16, outcomes, against="ours", weight_bytes=7):
         assert isinstance(row, Row)
         append(file, row, around)
     ours, other = (json.loads(line) for line in file.read_text().splitlines())
-    assert (ours["unit"], ours["dtype"], ours["weight_bytes"]) == ("s", "bfloat16", 7)
+    assert (ours["what"], ours["dtype"], ours["weight_bytes"]) == ("job", "bfloat16", 7)
+    assert 0 < ours["p20"] == ours["p50"] == ours["p80"] < 1, "seconds"
     assert (ours["max_error"], other["max_error"], other["against"]) == (0.0, 1.0, "ours")
     assert "ratios" in ours["times_compare"]
     assert ours["versions"]["diffusers"] is not None

@@ -1,4 +1,4 @@
-"""Several ways to do the same thing, in turns in one process: what comparisons of speed are made of."""
+"""Several ways to do the same thing, in turns in one process: what every comparison of speed is made of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from benchmarks.memory import Peak, Watch
 from benchmarks.record import Row, quantiles
 
 Outputs = tuple[Tensor, ...]
+Sides = dict[str, Callable[[], Outputs]]
+
+HEAD_START = 2_000_000  # clock cycles that a GPU waits for the host's launches
 
 
 class Times(NamedTuple):
@@ -29,8 +32,8 @@ class Outcome:
     """One side after all turns.
 
     ``times`` has an entry for each turn. ``peak`` is that of the turn that held most; None where memory is not counted.
-    ``outputs`` are the last turn's, on the CPU, and ``differences`` the largest absolute ones to the first side's, for
-    each output.
+    ``outputs`` are those of the last turn that was looked at, on the CPU, and ``differences`` the largest absolute ones
+    to the first side's, for each output.
     """
 
     times: list[Times]
@@ -40,9 +43,16 @@ class Outcome:
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], Outputs]], device: torch.device, rounds: int, *, warm_ups: int = 1
+    sides: Mapping[str, Callable[[], Outputs]],
+    device: torch.device,
+    rounds: int,
+    *,
+    warm_ups: int = 1,
+    brief: bool = False,
 ) -> dict[str, Outcome]:
     """Call every side ``warm_ups`` times, then all of them in turns ``rounds`` times.
+
+    Memory and outputs of ``brief`` calls are looked at in the first turn alone: looking takes longer than they do.
 
     Raises ValueError for fewer than one round, or if sides differ in the shapes of their outputs.
     """
@@ -54,8 +64,11 @@ def take_turns(
     times: dict[str, list[Times]] = {name: [] for name in sides}
     peaks: dict[str, list[Peak]] = {name: [] for name in sides}
     outputs: dict[str, Outputs] = {}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, call in sides.items():
+            if brief and turn > 0:
+                times[name].append(timed(call, device)[0])
+                continue
             watch = Watch(device)
             taken, result = timed(call, device)
             times[name].append(taken)
@@ -78,20 +91,21 @@ def take_turns(
 
 def timed(call: Callable[[], Outputs], device: torch.device) -> tuple[Times, Outputs]:
     """How long one call takes, and what it returns."""
-    if device.type != "cuda":
-        begin, processor = time.perf_counter(), time.process_time()
-        result = call()
-        taken = time.perf_counter() - begin
-        return Times(taken, taken, time.process_time() - processor), result
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
+    cuda = device.type == "cuda"
+    if cuda:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        # The device waits while the host queues a short call, so that no gap between launches is counted.
+        torch.cuda._sleep(HEAD_START)
+        start.record()
     begin, processor = time.perf_counter(), time.process_time()
-    start.record()
     result = call()
-    host = time.perf_counter() - begin
-    end.record()
-    end.synchronize()
-    return Times(start.elapsed_time(end) / 1e3, host, time.process_time() - processor), result
+    on_device = host = time.perf_counter() - begin
+    if cuda:
+        end.record()
+        end.synchronize()
+        on_device = start.elapsed_time(end) / 1e3
+    return Times(on_device, host, time.process_time() - processor), result
 
 
 class Phases:
@@ -111,11 +125,10 @@ class Phases:
 
     def image(self) -> None:
         """An image is done."""
-        now = self._now()
-        self._images.append(time.process_time() if self._device.type == "cpu" else now)
+        self._images.append(time.process_time() if self._device.type == "cpu" else self._now())
 
     @property
-    def further(self) -> float | None:
+    def marginal(self) -> float | None:
         """Seconds for each image after the first, if there are any; on a CPU of processor time."""
         count = len(self._images) - 1
         return (self._images[-1] - self._images[0]) / count if count > 0 else None
@@ -126,45 +139,41 @@ class Phases:
         return time.perf_counter()
 
 
+def as_rows(
+    what: str,
+    shape: dict[str, int],
+    dtype: torch.dtype,
+    outcomes: Mapping[str, Outcome],
+    *,
+    against: str,
+    weight_bytes: int | None = None,
+) -> list[Row]:
+    """A row for each side; its error is that of the first output ``against`` the first side's."""
+    rows = []
+    for name, outcome in outcomes.items():
+        p20, p50, p80 = quantiles([taken.device for taken in outcome.times])
+        row = Row(
+            what=what,
+            impl=name,
+            shape=shape,
+            dtype=str(dtype).removeprefix("torch."),
+            p20=p20,
+            p50=p50,
+            p80=p80,
+            host_p50=quantiles([taken.host for taken in outcome.times])[1],
+            processor_p50=quantiles([taken.processor for taken in outcome.times])[1],
+            rounds=len(outcome.times),
+            peak_bytes=None if outcome.peak is None else outcome.peak.extra,
+            held_bytes=None if outcome.peak is None else outcome.peak.before,
+            weight_bytes=weight_bytes,
+            max_error=outcome.differences[0],
+            against=against,
+        )
+        rows.append(row)
+    return rows
+
+
 def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
     if expected.shape != actual.shape:
         raise ValueError(f"{name}: output of shape {list(actual.shape)} instead of {list(expected.shape)}")
     return float((actual.double() - expected.double()).abs().max())
-
-
-def as_row(
-    what: str,
-    impl: str,
-    shape: dict[str, int],
-    dtype: torch.dtype,
-    outcome: Outcome,
-    *,
-    against: str,
-    weight_bytes: int,
-    parts: dict[str, float] | None = None,
-    further: float | None = None,
-) -> Row:
-    """The row of one side, in seconds; its error is that of the first output, ``against`` the first side's name."""
-    p20, p50, p80 = quantiles([taken.device for taken in outcome.times])
-    peak = outcome.peak
-    return Row(
-        what=what,
-        impl=impl,
-        shape=shape,
-        dtype=str(dtype).removeprefix("torch."),
-        p20=p20,
-        p50=p50,
-        p80=p80,
-        host_p50=quantiles([taken.host for taken in outcome.times])[1],
-        rounds=len(outcome.times),
-        peak_bytes=None if peak is None else peak.extra,
-        max_error=outcome.differences[0],
-        floor=None,
-        unit="s",
-        processor_p50=quantiles([taken.processor for taken in outcome.times])[1],
-        against=against,
-        held_bytes=None if peak is None else peak.before,
-        weight_bytes=weight_bytes,
-        parts=parts,
-        further=further,
-    )

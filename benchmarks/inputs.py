@@ -1,0 +1,112 @@
+"""The example patch as input of benchmarks, at any size, with any number of classes and targets; and our job on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.record import ROOT
+from benchmarks.timing import Outputs, Phases
+from imaging.images import read_image
+from imaging.labels import read_label_set
+from model import StableDiffusion
+from sampler.execution import Execution
+from sampler.inputs import TransferInputs
+from sampler.series import GenerationTask, Result, generate_series
+from sampler.settings import Settings
+
+FOLDER = ROOT / "examples"
+TARGETS = ("target_a.png", "target_b.png", "target_c.png")
+MOST = 8 * len(TARGETS)
+SEED = 0
+
+
+def example_patches(size: int, count: int) -> list[TransferInputs]:
+    """``count`` targets for the one example patch, all ``size`` × ``size`` px and sharing the patch's arrays.
+
+    The targets are the example's three, then the same turned by 90°, 180° and 270°, then all of these mirrored.
+
+    Raises ValueError for a ``size`` that is not a multiple of 64 or a ``count`` that is not from 1 to `MOST`.
+    """
+    if size < 64 or size % 64:
+        raise ValueError(f"size {size}: must be a multiple of 64 px")
+    if not 1 <= count <= MOST:
+        raise ValueError(f"{count} targets: must be from 1 to {MOST}")
+    labels = read_label_set((FOLDER / "ihc_mask.png", *(FOLDER / name for name in TARGETS)), None)
+    origin, *targets = (_resized(labels_of_one, size) for labels_of_one in labels.maps)
+    picture = Image.fromarray(read_image(FOLDER / "ihc.png")).resize((size, size), Image.Resampling.LANCZOS)
+    image = np.array(picture, dtype=np.uint8)
+    turned = (
+        np.ascontiguousarray(np.rot90(target, turns)[:, ::side])
+        for side in (1, -1)
+        for turns in range(4)
+        for target in targets
+    )
+    return [TransferInputs(image, origin, target, len(labels.classes)) for target in islice(turned, count)]
+
+
+def with_classes(patch: TransferInputs, count: int) -> TransferInputs:
+    """``patch`` with every class cut into as many vertical stripes of equal width as make ``count`` classes.
+
+    Raises ValueError unless ``count`` is a multiple of the patch's own number of classes.
+    """
+    stripes, rest = divmod(count, patch.num_classes)
+    if rest or not stripes:
+        raise ValueError(f"{count} classes: must be a multiple of the example's {patch.num_classes}")
+
+    def cut(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        width = labels.shape[1]
+        return labels * stripes + np.arange(width) * stripes // width
+
+    return replace(
+        patch, origin_labels=cut(patch.origin_labels), target_labels=cut(patch.target_labels), num_classes=count
+    )
+
+
+def shape_of(patches: Sequence[TransferInputs], settings: Settings) -> dict[str, int]:
+    """The shape of a row for ``patches``, all of one size and one number of classes."""
+    height, width = patches[0].target_labels.shape
+    return {
+        "height": height,
+        "width": width,
+        "classes": patches[0].num_classes,
+        "targets": len(patches),
+        "steps": settings.steps,
+        "executed": settings.num_denoising_steps,
+    }
+
+
+def make_images(
+    model: StableDiffusion,
+    execution: Execution,
+    patches: Sequence[TransferInputs],
+    settings: Settings,
+    phases: Phases | None = None,
+) -> Outputs:
+    """The product's job: latents [n, 4, h, w] and pixels [n, H, W, 3] in the order of ``patches``."""
+    results = []
+    for event in generate_series(model, [GenerationTask(patch, SEED) for patch in patches], settings, execution):
+        if isinstance(event, Result):
+            results.append(event)
+            if phases is not None:
+                phases.image()
+        elif event.done == event.total and phases is not None:
+            phases.finished(event.phase)
+    return stacked(sorted(results, key=lambda result: result.index))
+
+
+def stacked(results: Sequence[Result]) -> Outputs:
+    """Latents [n, 4, h, w] and pixels [n, H, W, 3] of ``results``."""
+    pixels = torch.stack([torch.from_numpy(result.image) for result in results])
+    return torch.cat([result.latents for result in results]), pixels
+
+
+def _resized(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    rows, columns = (np.arange(size) * side // size for side in labels.shape)
+    return labels[rows[:, None], columns]
