@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class Step:
     alpha_bar_prev: float
     sigma: float
 
+    def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Latents of this step's noise level."""
+        return math.sqrt(self.alpha_bar) * clean + math.sqrt(1 - self.alpha_bar) * noise
+
     def mean(self, x: Tensor, eps: Tensor) -> Tensor:
         """Where the step leads without noise (Song et al., arXiv 2010.02502, equation 12)."""
         clean = (x - math.sqrt(1 - self.alpha_bar) * eps) / math.sqrt(self.alpha_bar)
@@ -59,8 +63,7 @@ def _schedule(count: int, device: torch.device) -> list[Step]:
     return steps
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(NamedTuple):
     """The structure image [3, H, W] in [-1, 1], and noise [T, 4, h, w] for origin and structure, and fresh or None."""
 
     structure: Tensor
@@ -80,8 +83,7 @@ def _draw(patch: TransferInputs, settings: Settings, seed: int, networks: Theirs
     return Noise(painted.clamp(0, 1) * 2 - 1, (origin, structure), fresh)
 
 
-@dataclass(frozen=True)
-class Trajectories:
+class Trajectories(NamedTuple):
     """The steps of a run, x_0 … x_T of origin and structure, and the noise map of each step; latents are [4, h, w]."""
 
     steps: list[Step]
@@ -131,24 +133,21 @@ class Baseline:
         assert not isinstance(result, str)
         return result
 
+    @torch.inference_mode()
     def phases(
         self, patch: TransferInputs, settings: Settings, seed: int
     ) -> Iterator[Phase | tuple[Tensor, NDArray[np.uint8]]]:
         """As `run`, yielding each phase's name when it is done, and the result at the end."""
         _refuse(patch, settings)
-        with torch.inference_mode():
-            context = self.networks.encode_text([settings.prompt])
-            noise = _draw(patch, settings, seed, self.networks)
-            clean = self._encode(patch, noise.structure)
+        context = self.networks.encode_text([settings.prompt])
+        noise = _draw(patch, settings, seed, self.networks)
+        clean = self._encode(patch, noise.structure)
         yield "encode"
-        with torch.inference_mode():
-            run = self._invert(clean, noise, settings, context)
+        run = self._invert(clean, noise, settings, context)
         yield "invert"
-        with torch.inference_mode():
-            z = self._denoise(run, patch, settings, context)
+        z = self._denoise(run, patch, settings, context)
         yield "denoise"
-        with torch.inference_mode():
-            pixels = self._decode(z)
+        pixels = self._decode(z)
         yield "decode"
         yield z[None].float().cpu(), pixels
 
@@ -158,33 +157,30 @@ class Baseline:
         origin = torch.from_numpy(patch.origin).permute(2, 0, 1).float() / 127.5 - 1
         pair = torch.stack([origin, structure]).to(vae.device, vae.dtype)
         latents: Tensor = vae.encode(pair).latent_dist.mode()
-        return latents.to(_latent_type(vae.dtype)) * vae.config["scaling_factor"]
+        wide = torch.float64 if vae.dtype == torch.float64 else torch.float32
+        return latents.to(wide) * vae.config["scaling_factor"]
 
     def _invert(self, clean: Tensor, noise: Noise, settings: Settings, context: Tensor) -> Trajectories:
         steps = _schedule(settings.steps, clean.device)
         origin, structure = (
-            [
-                *(
-                    math.sqrt(s.alpha_bar) * z + math.sqrt(1 - s.alpha_bar) * n
-                    for s, n in zip(steps, drawn, strict=True)
-                ),
-                z,
-            ]
-            for z, drawn in zip(clean, (n.to(clean) for n in noise.trajectories), strict=True)
+            [*(step.noised(z, n) for step, n in zip(steps, drawn.to(clean), strict=True)), z]
+            for z, drawn in zip(clean, noise.trajectories, strict=True)
         )
         maps = []
         for i, step in enumerate(steps[:-1]):
             eps = self._predict(structure[i][None], step.t, context)[0]
             maps.append((structure[i + 1] - step.mean(structure[i], eps)) / step.sigma)
         if noise.fresh is not None:
-            share, fresh = settings.fresh_noise, noise.fresh.to(clean)
-            maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in zip(maps, fresh[:-1], strict=True)]
+            share = settings.fresh_noise
+            fresh = noise.fresh[:-1].to(clean)
+            maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in zip(maps, fresh, strict=True)]
         return Trajectories(steps, origin, structure, [*maps, torch.zeros_like(clean[0])])
 
     def _denoise(self, run: Trajectories, patch: TransferInputs, settings: Settings, context: Tensor) -> Tensor:
         """z_out [4, h, w] after the last step."""
+        num_classes = 1 if settings.adain == "global" else patch.num_classes
         here, there = (
-            _places(labels, patch.num_classes, self.networks.factor, context.device)
+            _places(labels, num_classes, self.networks.factor, context.device)
             for labels in (patch.target_labels, patch.origin_labels)
         )
         context = context.expand(3, -1, -1)
@@ -201,10 +197,8 @@ class Baseline:
             if alpha is not None:
                 eps = eps_self + alpha * (eps - eps_self)
             z = step.mean(z, eps) + step.sigma * run.maps[i]
-            for c in settings.adain_classes(j, patch.num_classes):
-                if settings.adain == "global":
-                    z = _match(z, run.origin[i + 1], None, None)
-                elif min(len(here[c]), len(there[c])) >= 2:
+            for c in settings.adain_classes(j, num_classes):
+                if min(len(here[c]), len(there[c])) >= 2:
                     z = _match(z, run.origin[i + 1], here[c], there[c])
         return z
 
@@ -218,8 +212,7 @@ class Baseline:
 
     def _predict(self, z: Tensor, t: Tensor, context: Tensor, swap: Swap | None = None) -> Tensor:
         """Noise prediction [B, 4, h, w] in the type of ``z``; with ``swap`` of the cross pass."""
-        chosen = Swap() if swap is None else swap
-        self._swap.levels, self._swap.lender, self._swap.contrast = chosen.levels, chosen.lender, chosen.contrast
+        vars(self._swap).update(vars(Swap() if swap is None else swap))
         eps: Tensor = self._unet(z.to(context.dtype), t, encoder_hidden_states=context, return_dict=False)[0]
         return eps.to(z.dtype)
 
@@ -229,21 +222,12 @@ def forwards(settings: Settings) -> int:
     return settings.steps - 1 + settings.num_denoising_steps * 2 * 3
 
 
-def _latent_type(network: torch.dtype) -> torch.dtype:
-    return torch.float64 if network == torch.float64 else torch.float32
-
-
 def _refuse(patch: TransferInputs, settings: Settings) -> None:
     """Raise ValueError, naming them all, for settings and sizes that the baseline does not cover."""
-    asked = {
-        "inversion": settings.inversion != "ddpm",
-        "inversion_guidance": settings.inversion_guidance != 1.0,
-        "restrict_attention": settings.restrict_attention,
-        "adain_features": settings.adain_features,
-        "redenoise": settings.redenoise,
-        "free_u": settings.free_u,
-    }
-    refused = [name for name, wanted in asked.items() if wanted]
+    given = vars(settings) | {"inversion": settings.inversion != "ddpm"}
+    given["inversion_guidance"] = settings.inversion_guidance != 1.0
+    covered_not = ("inversion", "inversion_guidance", "restrict_attention", "adain_features", "redenoise", "free_u")
+    refused = [name for name in covered_not if given[name]]
     if refused:
         raise ValueError(f"the diffusers baseline does not do these settings: {', '.join(refused)}")
     sizes = {patch.origin.shape[:2], patch.origin_labels.shape, patch.target_labels.shape}
@@ -253,22 +237,15 @@ def _refuse(patch: TransferInputs, settings: Settings) -> None:
 
 def _places(labels: NDArray[np.int64], num_classes: int, factor: int, device: torch.device) -> Sequence[Tensor]:
     """For each class the flat latent positions where it has the largest share of the ``factor`` × ``factor`` pixels."""
-    one_hot = F.one_hot(torch.from_numpy(labels), num_classes).permute(2, 0, 1).float()
+    capped = torch.from_numpy(labels).clamp_max(num_classes - 1)
+    one_hot = F.one_hot(capped, num_classes).permute(2, 0, 1).float()
     largest = F.avg_pool2d(one_hot[None], factor)[0].numpy().argmax(0)  # numpy's takes the first of equals
     return [torch.from_numpy(np.flatnonzero(largest == c)).to(device) for c in range(num_classes)]
 
 
-def _match(z: Tensor, reference: Tensor, here: Tensor | None, there: Tensor | None) -> Tensor:
-    """AdaIN of [C, h, w] latents at flat positions ``here`` to the ``reference`` at ``there``; None is everywhere."""
-    flat, theirs = z.flatten(1), reference.flatten(1)
-    mine = flat if here is None else flat[:, here]
-    theirs = theirs if there is None else theirs[:, there]
-    (spread, mean), (wanted_spread, wanted_mean) = _statistics(mine), _statistics(theirs)
-    matched = (mine - mean) / spread * wanted_spread + wanted_mean
-    return (matched if here is None else flat.index_copy(1, here, matched)).view_as(z)
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of [C, N] over positions, each [C, 1]."""
-    variance, mean = torch.var_mean(x, dim=1, keepdim=True)
-    return (variance + 1e-5).sqrt(), mean
+def _match(z: Tensor, source: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """AdaIN of [C, h, w] latents at flat positions ``here`` to those of ``source`` at ``there``."""
+    flat, mine, wanted = z.flatten(1), z.flatten(1)[:, here], source.flatten(1)[:, there]
+    (variance, mean), (to, towards) = (torch.var_mean(x, dim=1, keepdim=True) for x in (mine, wanted))  # each [C, 1]
+    matched = (mine - mean) / (variance + 1e-5).sqrt() * (to + 1e-5).sqrt() + towards
+    return flat.index_copy(1, here, matched).view_as(z)

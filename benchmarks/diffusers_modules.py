@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
+from demo.export import text_json, unet_json, vae_json
 from model import StableDiffusion
-from model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -48,53 +49,15 @@ def from_ours(ours: StableDiffusion) -> Theirs:
 
     Raises RuntimeError if the names or shapes of the parameters differ.
     """
+    config = ours.config
+    unet_class: Any = UNet2DConditionModel  # from_config has no annotations
+    vae_class: Any = AutoencoderKL
     with torch.device("meta"):
-        theirs = _empty(ours.config, ours.tokenizer)
-    _adopt(theirs.unet, ours.unet)
-    _adopt(theirs.vae, ours.vae)
-    _adopt(theirs.text_encoder, ours.text_encoder)
-    return theirs
-
-
-def _empty(config: ModelConfig, tokenize: Callable[[Sequence[str]], Tensor]) -> Theirs:
-    attends = config.unet.attention
-    unet = UNet2DConditionModel(
-        in_channels=config.unet.in_channels,
-        out_channels=config.unet.out_channels,
-        sample_size=64,  # the pipeline wants it; no computation does
-        block_out_channels=config.unet.block_out_channels,
-        down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
-        up_block_types=tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
-        layers_per_block=config.unet.layers_per_block,
-        attention_head_dim=config.unet.num_heads,  # diffusers' old name for the number of heads
-        cross_attention_dim=config.unet.cross_attention_dim,
-        norm_num_groups=config.unet.groups,
-        norm_eps=config.unet.resnet_eps,
-    )
-    levels = len(config.vae.block_out_channels)
-    vae = AutoencoderKL(
-        in_channels=config.vae.in_channels,
-        out_channels=config.vae.in_channels,
-        block_out_channels=config.vae.block_out_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=config.vae.layers_per_block,
-        latent_channels=config.vae.latent_channels,
-        norm_num_groups=config.vae.groups,
-        scaling_factor=config.vae.scaling,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=config.text.vocabulary,
-            hidden_size=config.text.width,
-            intermediate_size=config.text.mlp_width,
-            num_hidden_layers=config.text.layers,
-            num_attention_heads=config.text.num_heads,
-            max_position_embeddings=config.text.positions,
-            layer_norm_eps=config.text.eps,
-        )
-    )
-    return Theirs(unet, vae, text_encoder, tokenize)
+        unet, vae = unet_class.from_config(unet_json(config.unet)), vae_class.from_config(vae_json(config.vae))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**text_json(config.text)))
+    for theirs, own in ((unet, ours.unet), (vae, ours.vae), (text_encoder, ours.text_encoder)):
+        _adopt(theirs, own)
+    return Theirs(unet, vae, text_encoder, ours.tokenizer)
 
 
 def _adopt(theirs: nn.Module, ours: nn.Module) -> None:
