@@ -178,5 +178,5 @@ def random_crop(rng: np.random.Generator, image: Pixels, side: int) -> Pixels:
 
 def dihedral(image: Pixels, number: int) -> Pixels:
     """One of the eight flips and right-angle rotations of the first two axes."""
-    turned = np.rot90(image, number % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if number >= 4 else turned)
+    rotated = np.rot90(image, number % 4)
+    return np.ascontiguousarray(rotated[:, ::-1] if number >= 4 else rotated)

@@ -1,4 +1,4 @@
-"""What the autoencoder is judged by: pixels, low-pass colour, edges, optical density, a small patch critic."""
+"""What the autoencoder is judged by: pixels, low-pass colour, edges, optical density, a small patch discriminator."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Convolutional critic of 22-pixel patches (Isola et al., arXiv 1611.07004), returning its features too."""
+    """Convolutional discriminator of 22-pixel patches (Isola et al., arXiv 1611.07004), returning its features too."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        block_out_channels = (3, width, 2 * width, 3 * width)
+        channels = (3, width, 2 * width, 3 * width)
         self.layers = nn.ModuleList(
             nn.Conv2d(a, b, 4, stride=2 if i < 2 else 1, padding=1)
-            for i, (a, b) in enumerate(itertools.pairwise(block_out_channels))
+            for i, (a, b) in enumerate(itertools.pairwise(channels))
         )
-        self.out = nn.Conv2d(block_out_channels[-1], 1, 3, padding=1)
+        self.out = nn.Conv2d(channels[-1], 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images [B, 3, H, W] -> scores [B, 1, h, w] and the features of each layer."""
@@ -66,13 +66,13 @@ class PatchDiscriminator(nn.Module):
         return self.out(h), features
 
 
-def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the critic's scores."""
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator's scores."""
     return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
 
 
 def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """Mean L1 distance of the critic's features, each in units of the real ones' size."""
+    """Mean L1 distance of the discriminator's features, each in units of the real ones' size."""
     terms = [
         F.l1_loss(a, b.detach()) / b.detach().abs().mean().clamp_min(1e-3) for a, b in zip(fake, real, strict=True)
     ]
@@ -80,6 +80,6 @@ def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def psnr(output: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio of images in [-1, 1], after clipping, as the mean over the batch."""
+    """Peak signal-to-noise ratio, dB, of images [B, C, H, W] in [-1, 1], after clipping, as the mean over the batch."""
     error = (output.clamp(-1.0, 1.0) - target).square().mean(dim=(1, 2, 3)) / 4.0
     return float((-10.0 * torch.log10(error.clamp_min(1e-10))).mean())

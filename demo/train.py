@@ -58,9 +58,9 @@ def _work(rank: int, args: argparse.Namespace, part: str, meeting_point: Path) -
         run = UNetTraining(args.minutes_unet)
         train_unet((DEMO_UNET, DEMO_TEXT), run, small_latents, large_latents, vae, args.out, worker)
         return
-    critic = PatchDiscriminator().to(worker.device)
-    critic.load_state_dict(with_prefix(tensors, "critic."))
-    train_decoder(vae, critic, DecoderTraining(args.minutes_decoder), train, held_out, args.out, worker)
+    discriminator = PatchDiscriminator().to(worker.device)
+    discriminator.load_state_dict(with_prefix(tensors, "discriminator."))
+    train_decoder(vae, discriminator, DecoderTraining(args.minutes_decoder), train, held_out, args.out, worker)
     if worker.first:
         networks = Networks(DEMO_UNET, DEMO_TEXT)
         networks.load_state_dict(with_prefix(_checkpoint(args.out, "unet"), "average."))

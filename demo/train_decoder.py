@@ -28,7 +28,7 @@ _SHAPES = ((8, 64), (3, 128), (8, 64), (3, 128), (1, 256))
 
 def train_decoder(
     vae: VAE,
-    critic: PatchDiscriminator,
+    discriminator: PatchDiscriminator,
     run: DecoderTraining,
     train: Dataset,
     held_out: Dataset,
@@ -40,7 +40,9 @@ def train_decoder(
         frozen.requires_grad_(False)
     parameters = list(vae.decoder.parameters())
     optimizer = torch.optim.AdamW(parameters, run.rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), run.critic_rate, (0.5, 0.9), fused=True)
+    discriminator_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), run.discriminator_rate, (0.5, 0.9), fused=True
+    )
     rng = np.random.default_rng((worker.rank, 11))
     clock, step = Clock(run.minutes * 60.0), 0
     if worker.first:
@@ -55,7 +57,7 @@ def train_decoder(
                 latents += run.jitter * float(rng.random()) * torch.randn_like(latents)
             output = vae.decode(latents).float()
         pixels = reconstruction_loss(output, target)
-        judged, penalty = judge(critic, critic_optimizer, output, target, run, worker)
+        judged, penalty = judge(discriminator, discriminator_optimizer, output, target, run, worker)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(pixels + penalty)
         average_gradients(parameters, worker)
@@ -63,7 +65,7 @@ def train_decoder(
         optimizer.step()
         step += 1
         if worker.first and step % run.report_every == 0:
-            line = f"decoder step {step} at {fraction:.3f}: pixels {pixels.item():.4f} critic {judged:.3f}"
+            line = f"decoder step {step} at {fraction:.3f}: pixels {pixels.item():.4f} discriminator {judged:.3f}"
             log(folder, "vae", f"{line} {psnr(output.detach(), target):.2f} dB side {target.shape[-1]}")
     if worker.first:
         save_file(cpu_state(vae), folder / "vae_polished.safetensors")

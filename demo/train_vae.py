@@ -12,7 +12,7 @@ from torch import Tensor
 from demo.data import Dataset, dihedral
 from demo.losses import (
     PatchDiscriminator,
-    critic_loss,
+    discriminator_loss,
     feature_distance,
     kl_divergence,
     psnr,
@@ -44,8 +44,8 @@ class VAETraining:
 
     minutes: float
     rate: float = 2e-3
-    critic_rate: float = 4e-4
-    critic_from: float = 0.7
+    discriminator_rate: float = 4e-4
+    discriminator_from: float = 0.7
     adversarial: float = 0.015
     features: float = 0.12
     divergence: float = 5e-4
@@ -59,7 +59,7 @@ class DecoderTraining:
 
     minutes: float
     rate: float = 5e-4
-    critic_rate: float = 2e-4
+    discriminator_rate: float = 2e-4
     adversarial: float = 0.006
     features: float = 0.06
     jitter: float = 0.12
@@ -74,15 +74,17 @@ def train_vae(
     The result's latents are not normalised yet: see `demo.latents`.
     """
     torch.manual_seed(0)
-    vae, critic = VAE(config).to(worker.device), PatchDiscriminator().to(worker.device)
+    vae, discriminator = VAE(config).to(worker.device), PatchDiscriminator().to(worker.device)
     checkpoint = folder / "vae.safetensors"
     clock, step = Clock(run.minutes * 60.0), 0
     if checkpoint.exists():
         tensors, clock.spent, step = load_checkpoint(checkpoint)
         vae.load_state_dict(with_prefix(tensors, "vae."))
-        critic.load_state_dict(with_prefix(tensors, "critic."))
+        discriminator.load_state_dict(with_prefix(tensors, "discriminator."))
     optimizer = torch.optim.AdamW(vae.parameters(), run.rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), run.critic_rate, (0.5, 0.9), fused=True)
+    discriminator_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), run.discriminator_rate, (0.5, 0.9), fused=True
+    )
     begun = step
     rng = np.random.default_rng((worker.rank, step))
     torch.manual_seed(1000 * step + worker.rank)
@@ -98,10 +100,10 @@ def train_vae(
         pixels = reconstruction_loss(output, target)
         loss = pixels + run.divergence * kl_divergence(mean.float(), log_variance.float())
         judged = 0.0
-        if fraction >= run.critic_from:
-            judged, penalty = judge(critic, critic_optimizer, output, target, run, worker)
-            # The critic needs a few steps before its opinion is worth anything.
-            loss = loss + min(1.0, (fraction - run.critic_from) / 0.05) * penalty
+        if fraction >= run.discriminator_from:
+            judged, penalty = judge(discriminator, discriminator_optimizer, output, target, run, worker)
+            # The discriminator needs a few steps before its opinion is worth anything.
+            loss = loss + min(1.0, (fraction - run.discriminator_from) / 0.05) * penalty
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         average_gradients(vae.parameters(), worker)
@@ -113,14 +115,16 @@ def train_vae(
             log(
                 folder,
                 "vae",
-                f"{line} critic {judged:.3f} {psnr(output, target):.2f} dB side {target.shape[-1]}",
+                f"{line} discriminator {judged:.3f} {psnr(output, target):.2f} dB side {target.shape[-1]}",
             )
         if worker.first and step % run.picture_every == 0:
             report(vae, held_out, folder, step, worker)
-            save_checkpoint(checkpoint, cpu_state(vae, "vae.") | cpu_state(critic, "critic."), clock, step)
+            save_checkpoint(
+                checkpoint, cpu_state(vae, "vae.") | cpu_state(discriminator, "discriminator."), clock, step
+            )
     if worker.first:
         report(vae, held_out, folder, step, worker)
-        save_checkpoint(checkpoint, cpu_state(vae, "vae.") | cpu_state(critic, "critic."), clock, step)
+        save_checkpoint(checkpoint, cpu_state(vae, "vae.") | cpu_state(discriminator, "discriminator."), clock, step)
     return vae
 
 
@@ -143,37 +147,37 @@ def _shape_of_batch(fraction: float, step: int) -> tuple[int, int]:
 
 
 def judge(
-    critic: PatchDiscriminator,
+    discriminator: PatchDiscriminator,
     optimizer: torch.optim.Optimizer,
     output: Tensor,
     target: Tensor,
     run: VAETraining | DecoderTraining,
     worker: Worker,
 ) -> tuple[float, Tensor]:
-    """One step of the critic; its loss, and what it adds to the autoencoder's."""
+    """One step of the discriminator; its loss, and what it adds to the autoencoder's."""
     with torch.autocast(worker.device.type, torch.bfloat16):
-        real, _ = critic(target)
-        fake, _ = critic(output.detach())
-        judged = critic_loss(real.float(), fake.float())
+        real, _ = discriminator(target)
+        fake, _ = discriminator(output.detach())
+        judged = discriminator_loss(real.float(), fake.float())
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(judged)
-    average_gradients(critic.parameters(), worker)
+    average_gradients(discriminator.parameters(), worker)
     optimizer.step()
-    for parameter in critic.parameters():
+    for parameter in discriminator.parameters():
         parameter.requires_grad_(False)
     with torch.autocast(worker.device.type, torch.bfloat16):
-        score, fake_features = critic(output)
+        score, fake_features = discriminator(output)
         with torch.no_grad():
-            _, real_features = critic(target)
+            _, real_features = discriminator(target)
         distance = feature_distance([f.float() for f in fake_features], [f.float() for f in real_features])
-    for parameter in critic.parameters():
+    for parameter in discriminator.parameters():
         parameter.requires_grad_(True)
     return float(judged.detach()), run.features * distance - run.adversarial * score.float().mean()
 
 
 @torch.no_grad()
 def quality(vae: VAE, data: Dataset, worker: Worker) -> dict[str, float]:
-    """Decibels of reconstructions (posterior mean) of tissue and of masks, over whole images."""
+    """PSNR, dB, of reconstructions (posterior mean) of tissue and of masks, over whole images."""
     values: dict[str, list[float]] = {"tissue": [], "mask": []}
     for image, kind in zip(data.images, data.kinds, strict=True):
         target = to_tensor(image[None], worker.device)
@@ -184,7 +188,7 @@ def quality(vae: VAE, data: Dataset, worker: Worker) -> dict[str, float]:
 
 @torch.no_grad()
 def report(vae: VAE, held_out: Dataset, folder: Path, step: int, worker: Worker) -> None:
-    """Log the decibels of half of the held-out images and write a sheet of some of them, rebuilt."""
+    """Log the PSNR of half of the held-out images and write a sheet of some of them, rebuilt."""
     few = Dataset(held_out.images[::2], held_out.kinds[::2])
     measured = ", ".join(f"{name} {value:.2f} dB" for name, value in quality(vae, few, worker).items())
     log(folder, "vae", f"vae step {step}: held out, {measured}")
