@@ -1,7 +1,7 @@
 """What each exact optimisation brings: switched on one after the other, up to the product, in turns in one process.
 
     python -m benchmarks ablation                   on a GPU: the preset as it is, at 512 px
-    python -m benchmarks ablation --dtype bf16      on a CPU: a shortened schedule (benchmarks/schedules.py), at 256 px
+    python -m benchmarks ablation --dtype bf16      on a CPU: a shortened schedule (benchmarks/inputs.py), at 256 px
 
 The optimisations are those of benchmarks/unsaved.py. Images must not change: the largest difference of the pixels from
 those of the reference, with none of them, is a row's error.
@@ -16,9 +16,8 @@ from functools import partial
 
 import torch
 
-from benchmarks.inputs import SEED, example_patches, make_images, shape_of
+from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened
 from benchmarks.options import Setting, cuda, job_parser, prepare
-from benchmarks.schedules import shortened
 from benchmarks.timing import Outputs, Sides, as_rows, take_turns
 from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from model import StableDiffusion

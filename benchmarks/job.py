@@ -1,7 +1,7 @@
 """The whole job, patch and label maps to pixels: ours beside the diffusers baseline, in turns in one process.
 
     python -m benchmarks job --steps 100                on a GPU: the preset as it is
-    python -m benchmarks job                            on a CPU: a shortened schedule (benchmarks/schedules.py)
+    python -m benchmarks job                            on a CPU: a shortened schedule (benchmarks/inputs.py)
     python -m benchmarks job --targets 4                several targets of one origin
 
 Times and memory of both sides include all that the job does once the weights are loaded, text and VAE included. The
@@ -16,9 +16,8 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.diffusers_baseline import Baseline, forwards
-from benchmarks.inputs import SEED, example_patches, make_images, shape_of, stacked
+from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened, stacked
 from benchmarks.options import Setting, cuda, job_parser, prepare
-from benchmarks.schedules import shortened
 from benchmarks.timing import Outputs, Phases, Sides, as_rows, take_turns
 from sampler.inputs import TransferInputs
 from sampler.series import Result

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.runs import AXES, Axis, Measured, Place
+from benchmarks.record import Place, Row
+from benchmarks.runs import AXES, Axis, relative
 
-Runs = Mapping[Place, Sequence[Sequence[Measured]]]
+Runs = Mapping[Place, Sequence[Sequence[Row]]]
 
 WIDTH, HEIGHT, DPI = 15.0, 4.8, 100
 
@@ -33,19 +34,14 @@ def draw(ablations: Runs, growths: Mapping[str, Runs], path: Path) -> None:
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
-def relative(run: Sequence[Measured]) -> list[float]:
-    """Times of a run, divided by the first."""
-    return [each.seconds / run[0].seconds for each in run]
-
-
 def _bars(panel: Axes, ablations: Runs, colours: Mapping[Place, str]) -> None:
     series = [(colours[place], run) for place, runs in ablations.items() for run in runs]
     # The longest run has every optimisation; what others lack leaves a gap.
     longest_first = sorted((run for _, run in series), key=len, reverse=True)
-    names = list(dict.fromkeys(each.row.impl for run in longest_first for each in run))
+    names = list(dict.fromkeys(row.impl for run in longest_first for row in run))
     thickness = 0.8 / max(len(series), 1)
     for number, (colour, run) in enumerate(series):
-        heights = [names.index(each.row.impl) + (number + 0.5) * thickness - 0.4 for each in run]
+        heights = [names.index(row.impl) + (number + 0.5) * thickness - 0.4 for row in run]
         bars = panel.barh(heights, relative(run), thickness, color=colour)
         panel.bar_label(bars, fmt="%.2f", padding=2, fontsize="x-small")
     panel.set_yticks(range(len(names)), names, fontsize="small")
@@ -59,7 +55,7 @@ def _curves(panel: Axes, axis: Axis, runs: Runs, colours: Mapping[Place, str]) -
     ticks: set[int] = set()
     for place, of_place in runs.items():
         for run in of_place:
-            values = [each.row.shape[axis.entries[0]] for each in run]
+            values = [row.shape[axis.entries[0]] for row in run]
             panel.plot(values, relative(run), "o-", color=colours[place])
             ticks.update(values)
     panel.set_xscale("log", base=2)

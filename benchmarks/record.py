@@ -1,4 +1,4 @@
-"""The schema of benchmark rows, the file they are appended to, and how they are shown meanwhile."""
+"""The one schema of all rows, the file they are appended to, and how they are shown meanwhile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,26 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 COMPARABLE = "on this device"
 RATIOS_ONLY = "ratios between sides of this run only: a CPU shared with other work"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """What a job's cost depends on beside the job: where it ran, in which type, with how large networks.
+
+    ``absolute`` says that times mean something by themselves; elsewhere only ratios within a run do.
+    """
+
+    device: str
+    absolute: bool
+    threads: int
+    dtype: str
+    parameters: int
+
+    @property
+    def title(self) -> str:
+        """For readers."""
+        where = self.device if self.absolute else f"CPU, {self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{where}, {self.dtype}, {self.parameters / 1e6:.0f} million parameters"
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,24 @@ class Row:
     marginal: float | None = None  # the last round's time for each image after the first; on a CPU processor time
     floor: float | None = None  # least time on an H100, by kernels.cost; None where it does not apply
     visited: float | None = None  # share of second-pass tiles that were not skipped
+    device: str = ""
+    threads: int | None = None  # of a CPU
+    times_compare: str = RATIOS_ONLY
+    versions: dict[str, str | None] | None = None
+    commit: str | None = None
+    date: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where, in which type and with how large networks."""
+        parameters = (0 if self.weight_bytes is None else self.weight_bytes) // getattr(torch, self.dtype).itemsize
+        threads = 0 if self.threads is None else self.threads
+        return Place(self.device, self.times_compare == COMPARABLE, threads, self.dtype, parameters)
+
+    @property
+    def seconds(self) -> float:
+        """On a shared CPU processor time, which other work disturbs less."""
+        return self.p50 if self.place.absolute or self.processor_p50 is None else self.processor_p50
 
     @property
     def total_bytes(self) -> int | None:
@@ -77,10 +115,10 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def append(file: Path, row: Row, around: dict[str, Any]) -> None:
-    """Add one JSON line to ``file``."""
+    """Add ``row``, measured in the surroundings ``around``, as one JSON line to ``file``."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lines:
-        lines.write(json.dumps(asdict(row) | around) + "\n")
+        lines.write(json.dumps(asdict(replace(row, **around))) + "\n")
 
 
 class Recorder:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.record import COMPARABLE, Row
+from benchmarks.record import Place, Row
 
 Shape = tuple[tuple[str, int], ...]
 
@@ -30,54 +30,7 @@ AXES = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """What a job's cost depends on beside the job: where it ran, in which type, with how large networks.
-
-    ``absolute`` says that times mean something by themselves; elsewhere only ratios within a run do.
-    """
-
-    device: str
-    absolute: bool
-    threads: int
-    dtype: str
-    parameters: int
-
-    @property
-    def title(self) -> str:
-        """For readers."""
-        where = self.device if self.absolute else f"CPU, {self.threads} thread{'s' * (self.threads != 1)}"
-        return f"{where}, {self.dtype}, {self.parameters / 1e6:.0f} million parameters"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row, and the run that it belongs to: all rows of a run have its date."""
-
-    row: Row
-    place: Place
-    date: str
-
-    @property
-    def seconds(self) -> float:
-        """On a shared CPU processor time, which other work disturbs less."""
-        if self.place.absolute or self.row.processor_p50 is None:
-            return self.row.p50
-        return self.row.processor_p50
-
-    def shape(self, without: Collection[str] = ()) -> Shape:
-        """As a key, ``without`` some of its entries."""
-        return tuple((name, value) for name, value in self.row.shape.items() if name not in without)
-
-
-class Comparison(NamedTuple):
-    """Ours beside theirs in one run."""
-
-    ours: Measured
-    theirs: Measured
-
-
-def read(folder: Path) -> list[Measured]:
+def read(folder: Path) -> list[Row]:
     """All rows of networks and jobs in the ``folder``'s files, those of single kernels left out.
 
     Raises ValueError, naming file and line, for one that is not a row.
@@ -86,42 +39,43 @@ def read(folder: Path) -> list[Measured]:
     for file in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                entry = json.loads(line)
-                if entry.get("weight_bytes") is not None:
-                    found.append(_measured(entry))
+                row = _row(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{file}, line {number}: not a row of a benchmark ({error})") from error
+            if row is not None:
+                found.append(row)
     return found
 
 
-def compared(measured: Iterable[Measured], whats: Sequence[str]) -> dict[Place, list[Comparison]]:
-    """Every side that is not ours beside each of ours, from the latest run that has both; in the order of ``whats``."""
-    runs: dict[tuple[str, Place, int, Shape], list[Measured]] = defaultdict(list)
-    for each in measured:
-        if each.row.what in whats:
-            runs[each.date, each.place, whats.index(each.row.what), each.shape()].append(each)
-    latest: dict[tuple[Place, int, Shape, str, str], Comparison] = {}
+def compared(rows: Iterable[Row], whats: Sequence[str]) -> dict[Place, list[tuple[Row, Row]]]:
+    """Ours and theirs: every side that is not ours beside each of ours, from the latest run that has both.
+
+    In the order of ``whats``.
+    """
+    runs: dict[tuple[str, Place, int, Shape], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.what in whats:
+            runs[row.date, row.place, whats.index(row.what), shape_key(row)].append(row)
+    latest: dict[tuple[Place, int, Shape, str, str], tuple[Row, Row]] = {}
     for (_, place, number, shape), members in sorted(runs.items(), key=lambda item: item[0]):
         for ours, theirs in product(members, members):
-            if ours.row.impl.startswith("ours") and not theirs.row.impl.startswith("ours"):
-                latest[place, number, shape, ours.row.impl, theirs.row.impl] = Comparison(ours, theirs)
+            if ours.impl.startswith("ours") and not theirs.impl.startswith("ours"):
+                latest[place, number, shape, ours.impl, theirs.impl] = ours, theirs
     found = defaultdict(list)
-    for (place, *_), comparison in sorted(latest.items(), key=lambda item: item[0]):
-        found[place].append(comparison)
+    for (place, *_), pair in sorted(latest.items(), key=lambda item: item[0]):
+        found[place].append(pair)
     return dict(found)
 
 
-def last_runs(
-    measured: Iterable[Measured], what: str, varying: Collection[str] = ()
-) -> dict[Place, list[list[Measured]]]:
+def last_runs(rows: Iterable[Row], what: str, varying: Collection[str] = ()) -> dict[Place, list[list[Row]]]:
     """The latest run of ``what`` at each shape, its rows in the order in which they were written.
 
     The entries of the shape that are ``varying`` differ within a run; without any, the sides do.
     """
-    runs: dict[tuple[Place, Shape, str, str], list[Measured]] = defaultdict(list)
-    for each in measured:
-        if each.row.what == what:
-            runs[each.place, each.shape(varying), each.row.impl if varying else "", each.date].append(each)
+    runs: dict[tuple[Place, Shape, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.what == what:
+            runs[row.place, shape_key(row, varying), row.impl if varying else "", row.date].append(row)
     latest = {key[:-1]: run for key, run in sorted(runs.items(), key=lambda item: item[0])}
     found = defaultdict(list)
     for (place, *_), run in latest.items():
@@ -129,13 +83,22 @@ def last_runs(
     return dict(found)
 
 
-def _measured(entry: dict[str, Any]) -> Measured:
+def shape_key(row: Row, without: Collection[str] = ()) -> Shape:
+    """The row's shape ``without`` some of its entries."""
+    return tuple((name, value) for name, value in row.shape.items() if name not in without)
+
+
+def relative(run: Sequence[Row]) -> list[float]:
+    """Times of a run, divided by the first."""
+    return [row.seconds / run[0].seconds for row in run]
+
+
+def _row(entry: dict[str, Any]) -> Row | None:
+    if entry.get("weight_bytes") is None:
+        return None
     if "further" in entry:  # its name in older rows
         entry["marginal"] = entry["further"]
     row = Row(**{field.name: entry[field.name] for field in fields(Row) if field.name in entry})
-    itemsize = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[row.dtype]
-    assert row.weight_bytes is not None
-    threads = 0 if entry["threads"] is None else entry["threads"]
-    parameters = row.weight_bytes // itemsize
-    place = Place(entry["device"], entry["times_compare"] == COMPARABLE, threads, row.dtype, parameters)
-    return Measured(row, place, entry["date"])
+    if not (row.device and row.date and row.place):
+        raise KeyError("device, date")
+    return row

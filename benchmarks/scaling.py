@@ -16,10 +16,9 @@ from functools import partial
 
 import torch
 
-from benchmarks.inputs import example_patches, make_images, shape_of, with_classes
+from benchmarks.inputs import example_patches, make_images, shape_of, shortened, with_classes
 from benchmarks.options import Setting, cuda, job_parser, prepare
 from benchmarks.runs import AXES
-from benchmarks.schedules import shortened
 from benchmarks.timing import Outputs, Sides, as_rows, take_turns
 from sampler.inputs import TransferInputs
 from sampler.settings import Settings

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.plot import Runs, draw, relative
-from benchmarks.record import RESULTS, ROOT
-from benchmarks.runs import AXES, Comparison, Measured, compared, last_runs, read
+from benchmarks.plot import Runs, draw
+from benchmarks.record import RESULTS, ROOT, Row
+from benchmarks.runs import AXES, compared, last_runs, read, relative, shape_key
 
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
@@ -24,10 +24,10 @@ COMPARED = ("job", "unet", "vae encode", "vae decode", "text to image")
 WORDS = {"height": "px", "batch": "batch", "classes": "classes", "targets": "targets", "steps": "steps"}
 
 
-def markdown(measured: Sequence[Measured], plot: str) -> str:
+def markdown(rows: Sequence[Row], plot: str) -> str:
     """All tables, those of each place under its title; ``plot`` is the picture's address."""
-    comparisons, ablations = compared(measured, COMPARED), last_runs(measured, "ablation")
-    growths = growth(measured)
+    comparisons, ablations = compared(rows, COMPARED), last_runs(rows, "ablation")
+    growths = growth(rows)
     places = {*comparisons, *ablations, *(place for runs in growths.values() for place in runs)}
     blocks = [f"![time by optimisations, size, classes and targets]({plot})"]
     for place in sorted(places, key=lambda place: (not place.absolute, place)):
@@ -41,9 +41,9 @@ def markdown(measured: Sequence[Measured], plot: str) -> str:
     return "\n\n".join(blocks)
 
 
-def growth(measured: Sequence[Measured]) -> dict[str, Runs]:
+def growth(rows: Sequence[Row]) -> dict[str, Runs]:
     """The latest runs along each axis, by its name."""
-    return {name: last_runs(measured, axis.what, axis.entries) for name, axis in AXES.items()}
+    return {name: last_runs(rows, axis.what, axis.entries) for name, axis in AXES.items()}
 
 
 def insert(text: str, table: str) -> str | None:
@@ -60,22 +60,22 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([head, "| --- |" + " ---: |" * (head.count("|") - 2), *others])
 
 
-def _comparison_rows(comparisons: Sequence[Comparison]) -> Iterator[list[str]]:
-    absolute = comparisons[0].ours.place.absolute
+def _comparison_rows(comparisons: Sequence[tuple[Row, Row]]) -> Iterator[list[str]]:
+    absolute = comparisons[0][0].place.absolute
     times = ["theirs, s", "ours, s"] if absolute else []
     yield ["", "theirs", *times, "time, theirs / ours", "memory, theirs / ours"]
     for ours, theirs in comparisons:
-        what = _described(ours) + ours.row.impl.removeprefix("ours")
-        memory = _ratio(theirs.row.total_bytes, ours.row.total_bytes)
+        what = _described(ours) + ours.impl.removeprefix("ours")
+        memory = _ratio(theirs.total_bytes, ours.total_bytes)
         lines = [(what, theirs.seconds, ours.seconds, memory)]
-        if theirs.row.marginal is not None and ours.row.marginal is not None:
-            lines.append((f"{what}: each further target", theirs.row.marginal, ours.row.marginal, ""))
+        if theirs.marginal is not None and ours.marginal is not None:
+            lines.append((f"{what}: each further target", theirs.marginal, ours.marginal, ""))
         for name, their_time, our_time, memory in lines:
             times = [f"{their_time:.3g}", f"{our_time:.3g}"] if absolute else []
-            yield [name, theirs.row.impl, *times, _ratio(their_time, our_time), memory]
+            yield [name, theirs.impl, *times, _ratio(their_time, our_time), memory]
 
 
-def _ablation_rows(run: Sequence[Measured]) -> Iterator[list[str]]:
+def _ablation_rows(run: Sequence[Row]) -> Iterator[list[str]]:
     absolute = run[0].place.absolute
     times = ["time, s"] if absolute else []
     yield [
@@ -85,29 +85,29 @@ def _ablation_rows(run: Sequence[Measured]) -> Iterator[list[str]]:
         "extra MB",
         "levels of 255",
     ]
-    for each, ratio in zip(run, relative(run), strict=True):
-        extra = "" if each.row.peak_bytes is None else f"{each.row.peak_bytes / 1e6:.0f}"
-        times = [f"{each.seconds:.3g}"] if absolute else []
-        yield [each.row.impl, *times, f"{ratio:.2f}", extra, f"{each.row.max_error:.0f}"]
+    for row, ratio in zip(run, relative(run), strict=True):
+        extra = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
+        times = [f"{row.seconds:.3g}"] if absolute else []
+        yield [row.impl, *times, f"{ratio:.2f}", extra, f"{row.max_error:.0f}"]
 
 
-def _growth_rows(runs: Mapping[str, Sequence[Sequence[Measured]]]) -> Iterator[list[str]]:
+def _growth_rows(runs: Mapping[str, Sequence[Sequence[Row]]]) -> Iterator[list[str]]:
     absolute = any(run[0].place.absolute for of_axis in runs.values() for run in of_axis)
     yield ["grows by", "time" if absolute else "time / first"]
     for name, of_axis in runs.items():
         axis = AXES[name]
         for run in of_axis:
-            values = [each.row.shape[axis.entries[0]] for each in run]
-            times = [f"{each.seconds:.3g} s" for each in run] if absolute else [f"{x:.2f}" for x in relative(run)]
+            values = [row.shape[axis.entries[0]] for row in run]
+            times = [f"{row.seconds:.3g} s" for row in run] if absolute else [f"{x:.2f}" for x in relative(run)]
             cells = ", ".join(f"{value}: {time}" for value, time in zip(values, times, strict=True))
-            variant = run[0].row.impl.removeprefix("ours")
+            variant = run[0].impl.removeprefix("ours")
             yield [f"{axis.unit} ({_described(run[0], without=axis.entries)}{variant})", cells]
 
 
-def _described(measured: Measured, without: Sequence[str] = ()) -> str:
+def _described(row: Row, without: Sequence[str] = ()) -> str:
     """A row's job in words, ``without`` some entries of its shape."""
-    parts = [measured.row.what] if measured.row.what in COMPARED else []
-    for name, value in measured.shape((*without, "width", "executed")):
+    parts = [row.what] if row.what in COMPARED else []
+    for name, value in shape_key(row, (*without, "width", "executed")):
         word = WORDS[name].removesuffix("s" if value == 1 else "")
         parts.append(f"batch {value}" if name == "batch" else f"{value} {word}")
     return ", ".join(parts)
@@ -126,17 +126,17 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="file with the markers")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "benchmarks.png", help="PNG to write")
     arguments = parser.parse_args()
-    measured = read(arguments.results)
-    if not measured:
+    rows = read(arguments.results)
+    if not rows:
         print(f"{arguments.results}: no rows of networks or jobs; run the benchmarks first", file=sys.stderr)
         return 2
-    table = markdown(measured, os.path.relpath(arguments.plot, arguments.page.parent))
+    table = markdown(rows, os.path.relpath(arguments.plot, arguments.page.parent))
     print(table)
     text = insert(arguments.page.read_text(encoding="utf-8"), table)
     if text is None:
         print(f"{arguments.page}: needs the lines {START} and {END}, once each, for the table", file=sys.stderr)
         return 2
-    draw(last_runs(measured, "ablation"), growth(measured), arguments.plot)
+    draw(last_runs(rows, "ablation"), growth(rows), arguments.plot)
     arguments.page.write_text(text, encoding="utf-8")
     return 0
 

@@ -1,22 +1,68 @@
-"""Several ways to do the same thing, in turns in one process: what every comparison of speed is made of."""
+"""Several ways to do the same thing, in turns in one process: what every comparison of time and memory is made of."""
 
 from __future__ import annotations
 
+import gc
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.memory import Peak, Watch
 from benchmarks.record import Row, quantiles
+from model.host_memory import trim_heap
 
 Outputs = tuple[Tensor, ...]
 Sides = dict[str, Callable[[], Outputs]]
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 HEAD_START = 2_000_000  # clock cycles that a GPU waits for the host's launches
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes held before, and at most. On the CPU both are the process's resident size, with its code and libraries."""
+
+    before: int
+    peak: int
+
+    @property
+    def extra(self) -> int:
+        """What was needed beyond what was held before."""
+        return self.peak - self.before
+
+
+class Watch:
+    """Watches memory from its making on, on ``device``. Only one at a time: the counters are the process's.
+
+    What no longer has a user is given back first. On the CPU this needs Linux's /proc and the right to reset its
+    high-water mark; without them `read` gives None.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+        elif _reset_high_water():
+            self._before = _resident("VmRSS")
+
+    def read(self) -> Peak | None:
+        """The peak since the making."""
+        if self._before is None:
+            return None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return Peak(self._before, torch.cuda.max_memory_allocated(self._device))
+        return Peak(self._before, _resident("VmHWM"))
 
 
 class Times(NamedTuple):
@@ -151,17 +197,15 @@ def as_rows(
     """A row for each side; its error is that of the first output ``against`` the first side's."""
     rows = []
     for name, outcome in outcomes.items():
-        p20, p50, p80 = quantiles([taken.device for taken in outcome.times])
+        on_device, host, processor = (quantiles(seconds) for seconds in zip(*outcome.times, strict=True))
         row = Row(
-            what=what,
-            impl=name,
-            shape=shape,
-            dtype=str(dtype).removeprefix("torch."),
-            p20=p20,
-            p50=p50,
-            p80=p80,
-            host_p50=quantiles([taken.host for taken in outcome.times])[1],
-            processor_p50=quantiles([taken.processor for taken in outcome.times])[1],
+            what,
+            name,
+            shape,
+            str(dtype).removeprefix("torch."),
+            *on_device,
+            host_p50=host[1],
+            processor_p50=processor[1],
             rounds=len(outcome.times),
             peak_bytes=None if outcome.peak is None else outcome.peak.extra,
             held_bytes=None if outcome.peak is None else outcome.peak.before,
@@ -177,3 +221,20 @@ def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
     if expected.shape != actual.shape:
         raise ValueError(f"{name}: output of shape {list(actual.shape)} instead of {list(expected.shape)}")
     return float((actual.double() - expected.double()).abs().max())
+
+
+def _reset_high_water() -> bool:
+    """Give freed memory back to the system, and set the mark to what is left."""
+    trim_heap()
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{STATUS} has no {field}")
+    return 1024 * int(found[1])

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.diffusers_modules import from_ours
-from benchmarks.schedules import shortened
+from benchmarks.inputs import shortened
 from sampler.inputs import TransferInputs
 from sampler.series import generate
 from sampler.settings import PRESETS, Settings

@@ -1,4 +1,4 @@
-"""What benchmarks run on and write: random weights and the example patch at any size, rows that say what they hold."""
+"""What benchmarks run on and write: random weights, the example at any size, short schedules, rows that say it all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.inputs import MOST, example_patches, with_classes
+from benchmarks.inputs import MOST, example_patches, shortened, with_classes
 from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import Row, append, surroundings
 from benchmarks.timing import as_rows, take_turns
+from sampler.settings import PRESETS, Span
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -80,3 +81,32 @@ def test_a_row_of_a_job_says_what_it_is_of_and_what_its_times_compare_with(tmp_p
     assert "ratios" in ours["times_compare"]
     assert ours["versions"]["diffusers"] is not None
     assert ours["date"] == other["date"]
+
+
+def test_a_hundred_steps_are_the_preset_itself():
+    assert shortened(100) == PRESETS["winter"]
+
+
+def test_ten_steps_have_every_kind_of_step():
+    settings = shortened(10)
+    assert (settings.start_step, settings.num_denoising_steps, settings.num_known_steps) == (3, 7, 1)
+    assert settings.cross_attn_64 == Span(1, 9)
+    assert settings.adain_range == Span(2, 10)
+    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
+    assert swapped == [1, 2, 3, 4, 5, 6]
+    # 6 of 58 in the preset: one of six is nearer than none.
+    assert [j for j in swapped if settings.borrows_from_structure(j)] == [2]
+
+
+@pytest.mark.parametrize("steps", [20, 50, 200])
+def test_the_share_of_steps_that_take_the_structures_keys_stays(steps):
+    settings = shortened(steps)
+    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
+    taken = sum(settings.borrows_from_structure(j) for j in swapped)
+    assert abs(taken - len(swapped) * 6 / 58) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_too_few_steps_are_refused(steps):
+    with pytest.raises(ValueError, match="too few"):
+        shortened(steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.memory import Watch
+from benchmarks.timing import Watch
 
 CPU = torch.device("cpu")
 SIZE = 200_000_000
