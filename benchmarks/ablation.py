@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened
 from benchmarks.options import Setting, cuda, job_parser, prepare
-from benchmarks.timing import Outputs, Sides, as_rows, take_turns
+from benchmarks.timing import Outputs, Sides
 from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from model import StableDiffusion
 from sampler.inputs import TransferInputs
@@ -61,11 +61,9 @@ def main() -> int:
     settings = shortened(arguments.steps)
     (patch,) = example_patches(arguments.size, 1)
     setting = prepare(arguments, "ablation")
-    outcomes = take_turns(sides_of(setting, patch, settings), setting.device, setting.rounds)
-    shape = shape_of([patch], settings)
-    setting.recorder.add(
-        as_rows("ablation", shape, setting.dtype, outcomes, against=NOTHING, weight_bytes=setting.weight_bytes)
-    )
+    sides, shape = sides_of(setting, patch, settings), shape_of([patch], settings)
+    rows, outcomes = setting.compare("ablation", sides, shape, against=NOTHING)
+    setting.recorder.add(rows)
     for name, outcome in outcomes.items():
         print(f"{name}: latents differ by at most {outcome.differences[1]:.1e}")
     return 0

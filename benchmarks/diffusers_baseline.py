@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.diffusers_attention import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor
-from benchmarks.diffusers_modules import Theirs, from_ours
+from benchmarks.diffusers_modules import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor, Theirs, from_ours
 from model import StableDiffusion
 from sampler.inputs import TransferInputs
 from sampler.settings import Settings

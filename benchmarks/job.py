@@ -18,7 +18,7 @@ from functools import partial
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened, stacked
 from benchmarks.options import Setting, cuda, job_parser, prepare
-from benchmarks.timing import Outputs, Phases, Sides, as_rows, take_turns
+from benchmarks.timing import Outputs, Phases, Sides
 from sampler.inputs import TransferInputs
 from sampler.series import Result
 from sampler.settings import Settings
@@ -84,9 +84,8 @@ def main() -> int:
     names = [WITH_GRAPHS if name == OURS and arguments.graphs else name for name in arguments.sides]
     sides, phases = sides_of(setting, names, patches, settings)
     setting.model.prepack()
-    outcomes = take_turns(sides, setting.device, setting.rounds, warm_ups=arguments.warm_ups)
     shape = shape_of(patches, settings)
-    rows = as_rows("job", shape, setting.dtype, outcomes, against=names[0], weight_bytes=setting.weight_bytes)
+    rows, outcomes = setting.compare("job", sides, shape, against=names[0], warm_ups=arguments.warm_ups)
     # Images of a batch are done at once.
     at_once = {OURS, WITH_GRAPHS} if setting.execution.batch > 1 else set()
     setting.recorder.add(

@@ -187,25 +187,30 @@ def adain(dtype: torch.dtype, device: torch.device, batch: int, side: int) -> Ca
     return elementwise(ours, theirs, (z, source, here, there), 3 * z.nbytes, compilable=False)
 
 
-# What each does at SD-1.5's shapes for 512 x 512 px: the layers that swap keys and values; the UNet's levels with and
-# without the skip beside them, and the autoencoder's widest grids; the feed-forward layers; the latents.
+class Kind(NamedTuple):
+    """How a case is built of a shape, SD-1.5's shapes for 512 × 512 px, and shapes for Triton's interpreter.
+
+    These are small: they show that the benchmark runs, and time nothing worth knowing.
+    """
+
+    build: Callable[..., Case]
+    shapes: Sequence[tuple[int, ...]]
+    interpreted: Sequence[tuple[int, ...]]
+
+
+# The UNet's levels with and without the skip beside them, then the autoencoder's widest grids.
 LEVELS = ((320, 64), (960, 64), (640, 32), (1920, 32), (1280, 16), (2560, 16), (1280, 8))
-NORMS = [(batch, *level, last, 32) for level, last, batch in product(LEVELS, (0, 1), (1, 4, 8))]
-KINDS: dict[str, tuple[Callable[..., Case], Sequence[tuple[int, ...]]]] = {
-    "attention": (attention, [(batch, 8, *layer) for layer in ((4096, 40), (1024, 80)) for batch in (1, 2, 4, 8)]),
-    "group_norm with SiLU": (
-        norm,
-        [*NORMS, *((1, *grid, last, 32) for grid, last in product(((128, 512), (512, 256)), (0, 1)))],
-    ),
-    "geglu": (gate, [(b, *size) for size in ((4096, 1280), (1024, 2560), (256, 5120), (64, 5120)) for b in (1, 4, 8)]),
-    "adain": (adain, [(batch, 64) for batch in (1, 4, 8)]),
-}
-# Small enough for Triton's interpreter: shows that the benchmark runs, and times nothing worth knowing.
-INTERPRETED: dict[str, Sequence[tuple[int, ...]]] = {
-    "attention": [(1, 1, 33, 40)],
-    "group_norm with SiLU": [(1, 16, 8, 0, 4), (1, 16, 8, 1, 4)],
-    "geglu": [(1, 5, 40)],
-    "adain": [(1, 8)],
+NORMS = [
+    *((batch, *level, last, 32) for level, last, batch in product(LEVELS, (0, 1), (1, 4, 8))),
+    *((1, *grid, last, 32) for grid, last in product(((128, 512), (512, 256)), (0, 1))),
+]
+GATES = [(b, *size) for size in ((4096, 1280), (1024, 2560), (256, 5120), (64, 5120)) for b in (1, 4, 8)]
+SWAPPED_LAYERS = [(batch, 8, *layer) for layer in ((4096, 40), (1024, 80)) for batch in (1, 2, 4, 8)]
+KINDS = {
+    "attention": Kind(attention, SWAPPED_LAYERS, [(1, 1, 33, 40)]),
+    "group_norm with SiLU": Kind(norm, NORMS, [(1, 16, 8, 0, 4), (1, 16, 8, 1, 4)]),
+    "geglu": Kind(gate, GATES, [(1, 5, 40)]),
+    "adain": Kind(adain, [(batch, 64) for batch in (1, 4, 8)], [(1, 8)]),
 }
 
 
@@ -215,7 +220,7 @@ def measure(what: str, shape: Sequence[int], dtype: torch.dtype, device: torch.d
     Raises:
         AssertionError: our error is more than twice that of the peer in the same dtype, plus a rounding.
     """
-    build, _ = KINDS[what]
+    build = KINDS[what].build
     case = build(dtype, device, *shape)
     errors = {name: float((side.call().double() - side.exact).abs().max()) for name, side in case.sides.items()}
     peer = case.sides[case.peer]
@@ -252,7 +257,7 @@ def main() -> int:
     recorder = recorder_of(arguments, "kernels", device)
     with torch.inference_mode():
         for what in arguments.only:
-            for shape in KINDS[what][1] if cuda() else INTERPRETED[what]:
+            for shape in KINDS[what].shapes if cuda() else KINDS[what].interpreted:
                 torch.compiler.reset()  # or a limit would leave later shapes uncompiled
                 recorder.add(measure(what, shape, dtype, device, arguments.rounds))
     return 0

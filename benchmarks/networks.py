@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.diffusers_modules import Theirs, from_ours
 from benchmarks.options import Setting, cuda, model_parser, prepare
-from benchmarks.timing import Outputs, Sides, as_rows, take_turns
+from benchmarks.timing import Outputs, Sides
 from demo.export import scheduler_json
 from sampler.series import Result
 from sampler.text_to_image import text_to_image
@@ -119,21 +119,17 @@ def main() -> int:
     if cuda():
         others[COMPILED] = compiled(from_ours(setting.model))
     setting.model.prepack()
-
-    def compare(what: str, sides: Sides, shape: dict[str, int], warm_ups: int = 1) -> None:
-        outcomes = take_turns(sides, setting.device, setting.rounds, warm_ups=warm_ups)
-        setting.recorder.add(
-            as_rows(what, shape, setting.dtype, outcomes, against=OURS, weight_bytes=setting.weight_bytes)
-        )
-
     for batch, size in product(arguments.batch, arguments.size):
         for what, sides in network_sides(setting, others, batch, size).items():
-            compare(what, sides, {"batch": batch, "height": size, "width": size})
+            shape = {"batch": batch, "height": size, "width": size}
+            setting.recorder.add(setting.compare(what, sides, shape, against=OURS)[0])
     for size in arguments.size:
         sides = text_to_image_sides(setting, others, arguments.steps, size)
+        shape = {"steps": arguments.steps, "height": size, "width": size}
         # On a CPU the networks' own turns have warmed it up, which takes minutes.
         warm_ups = 1 if cuda() else 0
-        compare("text to image", sides, {"steps": arguments.steps, "height": size, "width": size}, warm_ups)
+        rows, _ = setting.compare("text to image", sides, shape, against=OURS, warm_ups=warm_ups)
+        setting.recorder.add(rows)
     return 0
 
 

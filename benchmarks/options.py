@@ -10,7 +10,8 @@ import torch
 
 import model
 from benchmarks.random_weights import random_model, weight_bytes
-from benchmarks.record import RESULTS, Recorder
+from benchmarks.record import RESULTS, Recorder, Row
+from benchmarks.timing import Outcome, Sides, as_rows, take_turns
 from commands.machine import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
 from kernels import Implementation
 from sampler.execution import Execution
@@ -32,6 +33,14 @@ class Setting:
     rounds: int
     recorder: Recorder
     weight_bytes: int
+
+    def compare(
+        self, what: str, sides: Sides, shape: dict[str, int], *, against: str, warm_ups: int = 1
+    ) -> tuple[list[Row], dict[str, Outcome]]:
+        """Take turns; a row for each side, not yet recorded, and what it was made of."""
+        outcomes = take_turns(sides, self.device, self.rounds, warm_ups=warm_ups)
+        rows = as_rows(what, shape, self.dtype, outcomes, against=against, weight_bytes=self.weight_bytes)
+        return rows, outcomes
 
 
 def common_parser(description: str, *, rounds: int) -> ArgumentParser:

@@ -19,7 +19,7 @@ import torch
 from benchmarks.inputs import example_patches, make_images, shape_of, shortened, with_classes
 from benchmarks.options import Setting, cuda, job_parser, prepare
 from benchmarks.runs import AXES
-from benchmarks.timing import Outputs, Sides, as_rows, take_turns
+from benchmarks.timing import Outputs, Sides
 from sampler.inputs import TransferInputs
 from sampler.settings import Settings
 
@@ -61,8 +61,7 @@ def main() -> int:
         if not jobs:
             continue
         sides: Sides = {str(number): partial(finite, setting, patches, settings) for number, patches in enumerate(jobs)}
-        outcomes = take_turns(sides, setting.device, setting.rounds)
-        rows = as_rows(AXES[axis].what, {}, setting.dtype, outcomes, against=FINITE, weight_bytes=setting.weight_bytes)
+        rows, _ = setting.compare(AXES[axis].what, sides, {}, against=FINITE)
         shapes = [shape_of(patches, settings) for patches in jobs]
         setting.recorder.add([replace(row, impl=impl, shape=shape) for row, shape in zip(rows, shapes, strict=True)])
     return 0

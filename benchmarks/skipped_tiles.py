@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import model
+from benchmarks.record import ROOT
 from commands.recommended import read_recommended
 from imaging.images import read_image
 from imaging.labels import read_label_set
@@ -28,7 +29,6 @@ from sampler.inputs import TransferInputs
 from sampler.series import generate
 from sampler.settings import choose
 
-ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "small"
 TILES = ((64, 64), (128, 64), (64, 32))  # queries x keys, as in kernels.cross_image_attention.tiles
 
@@ -45,9 +45,7 @@ def main() -> int:
     """Make one image and print the shares by number of tokens and tile."""
     parser = argparse.ArgumentParser(description="Share of second-pass tiles that the contrast lets us leave out.")
     parser.add_argument("--weights", default=str(ROOT / "demo" / "weights"))
-    parser.add_argument("--origin", type=Path, default=EXAMPLE / "ihc.png")
-    parser.add_argument("--origin-mask", type=Path, default=EXAMPLE / "ihc_mask.png")
-    parser.add_argument("--target-mask", type=Path, default=EXAMPLE / "target_a.png")
+    parser.add_argument("--example", type=Path, default=EXAMPLE, help="folder of ihc.png, ihc_mask.png, target_a.png")
     arguments = parser.parse_args()
     counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
 
@@ -66,8 +64,9 @@ def main() -> int:
         if isinstance(module, Attention):
             module.register_forward_pre_hook(count)
     settings = choose("winter", read_recommended(Path(arguments.weights)))
-    labels = read_label_set((arguments.origin_mask, arguments.target_mask), None)
-    patch = TransferInputs(read_image(arguments.origin), labels.maps[0], labels.maps[1], len(labels.classes))
+    folder: Path = arguments.example
+    labels = read_label_set((folder / "ihc_mask.png", folder / "target_a.png"), None)
+    patch = TransferInputs(read_image(folder / "ihc.png"), labels.maps[0], labels.maps[1], len(labels.classes))
     for _ in generate(loaded, patch, settings, seed=0, impl="torch"):
         pass
     print("tokens  tile      skipped")
