@@ -105,7 +105,6 @@ def text_to_image_sides(setting: Setting, others: Mapping[str, Theirs], steps: i
     return _sides(ours, pipeline, others)
 
 
-@torch.inference_mode()
 def main() -> int:
     """Run the comparisons; 0 when every row was written."""
     says = "Time UNet, autoencoder and text-to-image, ours beside diffusers."
@@ -119,17 +118,18 @@ def main() -> int:
     if cuda():
         others[COMPILED] = compiled(from_ours(setting.model))
     setting.model.prepack()
-    for batch, size in product(arguments.batch, arguments.size):
-        for what, sides in network_sides(setting, others, batch, size).items():
-            shape = {"batch": batch, "height": size, "width": size}
-            setting.recorder.add(setting.compare(what, sides, shape, against=OURS)[0])
-    for size in arguments.size:
-        sides = text_to_image_sides(setting, others, arguments.steps, size)
-        shape = {"steps": arguments.steps, "height": size, "width": size}
-        # On a CPU the networks' own turns have warmed it up, which takes minutes.
-        warm_ups = 1 if cuda() else 0
-        rows, _ = setting.compare("text to image", sides, shape, against=OURS, warm_ups=warm_ups)
-        setting.recorder.add(rows)
+    with torch.inference_mode():
+        for batch, size in product(arguments.batch, arguments.size):
+            for what, sides in network_sides(setting, others, batch, size).items():
+                shape = {"batch": batch, "height": size, "width": size}
+                setting.recorder.add(setting.compare(what, sides, shape, against=OURS)[0])
+        for size in arguments.size:
+            sides = text_to_image_sides(setting, others, arguments.steps, size)
+            shape = {"steps": arguments.steps, "height": size, "width": size}
+            # On a CPU the networks' own turns have warmed it up, which takes minutes.
+            warm_ups = 1 if cuda() else 0
+            rows, _ = setting.compare("text to image", sides, shape, against=OURS, warm_ups=warm_ups)
+            setting.recorder.add(rows)
     return 0
 
 
