@@ -17,9 +17,9 @@ from functools import partial
 import torch
 
 from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened
+from benchmarks.optimizations import NOTHING, Savings, cumulative, unsaved
 from benchmarks.options import Setting, cuda, job_parser, prepare
 from benchmarks.timing import Outputs, Sides
-from benchmarks.unsaved import NOTHING, Savings, cumulative, unsaved
 from model import StableDiffusion
 from sampler.inputs import TransferInputs
 from sampler.settings import Settings

@@ -15,7 +15,7 @@ from torch import Tensor
 from kernels import Implementation, masked_adain
 from model.transformer import Classes
 from model.unet import AttentionFeatures, KVSource, Layer
-from sampler.conditioned import TextConditionedUNet
+from sampler.conditioned_unet import TextConditionedUNet
 from sampler.ddim import denoise_step
 from sampler.feature_cache import CacheEntry
 from sampler.inversion import FeatureSchedule, one

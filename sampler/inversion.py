@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.unet import AttentionFeatures
-from sampler.conditioned import Denoiser
+from sampler.conditioned_unet import Denoiser
 from sampler.ddim import add_noise, ddim_step, denoise_step
 from sampler.feature_cache import CacheEntry, InMemory, own
 from sampler.schedule import Step

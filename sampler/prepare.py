@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import StableDiffusion
 from model.free_u import FreeU
-from sampler.conditioned import CFGDenoiser, TextConditionedUNet
+from sampler.conditioned_unet import CFGDenoiser, TextConditionedUNet
 from sampler.cuda_graphs import call_eagerly, cuda_graphs
 from sampler.denoise import Origin, Structure, lend, mix_noise
 from sampler.execution import Execution

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from model import StableDiffusion
-from sampler.conditioned import CFGDenoiser
+from sampler.conditioned_unet import CFGDenoiser
 from sampler.ddim import denoise_step
 from sampler.execution import Execution
 from sampler.inputs import to_pixels

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from benchmarks import __main__ as entry
 from benchmarks import ablation, scaling
-from benchmarks.unsaved import NOTHING, ORDER
+from benchmarks.optimizations import NOTHING, ORDER
 from tests.benchmarks.test_commands import rows, run
 
 
 def test_both_and_the_table_are_listed():
     assert {"ablation", "scaling", "table"} <= set(entry.available())
-    assert not {"unsaved", "inputs", "runs", "plot"} & set(entry.available())
+    assert not {"optimizations", "inputs", "runs", "plot"} & set(entry.available())
 
 
 def test_the_ablation_leads_from_nothing_saved_to_the_product(tiny_folder, tmp_path, monkeypatch, capsys):

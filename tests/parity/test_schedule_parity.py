@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from sampler.conditioned import TextConditionedUNet
+from sampler.conditioned_unet import TextConditionedUNet
 from sampler.ddim import ddim_step, denoise_step
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps

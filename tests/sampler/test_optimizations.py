@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.unsaved import ORDER, Savings, cumulative, unsaved
+from benchmarks.optimizations import ORDER, Savings, cumulative, unsaved
 from sampler.execution import Execution
 from sampler.series import Result, generate
 from sampler.settings import PRESETS, Span
