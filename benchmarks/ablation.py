@@ -3,8 +3,8 @@
     python -m benchmarks ablation                   on a GPU: the preset as it is, at 512 px
     python -m benchmarks ablation --dtype bf16      on a CPU: a shortened schedule (benchmarks/inputs.py), at 256 px
 
-The optimisations are those of benchmarks/unsaved.py. Images must not change: the largest difference of the pixels from
-those of the reference, with none of them, is a row's error.
+The optimisations are those of benchmarks/optimizations.py. Images must not change: the largest difference of the pixels
+from those of the reference, with none of them, is a row's error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened
-from benchmarks.optimizations import NOTHING, Savings, cumulative, unsaved
+from benchmarks.optimizations import NOTHING, Optimizations, cumulative, transfer_with
 from benchmarks.options import Setting, cuda, job_parser, prepare
 from benchmarks.timing import Outputs, Sides
 from model import StableDiffusion
@@ -33,15 +33,15 @@ def sides_of(setting: Setting, patch: TransferInputs, settings: Settings) -> Sid
     """The calls by name, each giving pixels [1, H, W, 3] and latents [1, 4, h, w]."""
     execution = setting.execution
 
-    def reference(networks: StableDiffusion, optimizations: Savings) -> Outputs:
-        result = unsaved(networks, patch, settings, seed=SEED, savings=optimizations, execution=execution)
+    def reference(networks: StableDiffusion, optimizations: Optimizations) -> Outputs:
+        result = transfer_with(optimizations, networks, patch, settings, seed=SEED, execution=execution)
         return torch.from_numpy(result.image)[None], result.latents
 
     def product(networks: StableDiffusion) -> Outputs:
         return make_images(networks, execution, [patch], settings)[::-1]
 
     # In PyTorch's own implementation norms and gates are what they were.
-    fusible = execution.elementwise != "torch"
+    fusible = execution.impl != "torch"
     prefixes = {name: each for name, each in cumulative().items() if fusible or not each.fused}
     sides: Sides = {name: partial(reference, setting.model, each) for name, each in prefixes.items()}
     networks = setting.model

@@ -72,7 +72,7 @@ class Noise(NamedTuple):
 
 def _draw(patch: TransferInputs, settings: Settings, seed: int, networks: Theirs) -> Noise:
     generator = torch.Generator().manual_seed(seed)
-    greys = torch.tensor(settings.greys(patch.num_classes))
+    greys = torch.tensor(settings.class_intensities(patch.num_classes))
     painted = greys[torch.from_numpy(patch.target_labels)].expand(3, -1, -1)
     painted = painted + settings.mask_noise**0.5 * torch.randn(painted.shape, generator=generator)
     height, width = (side // networks.factor for side in patch.target_labels.shape)
@@ -112,7 +112,7 @@ class Baseline:
             networks.lay_out_channels_last()
         self._unet: Callable[..., Any] = networks.unet
         if compile:
-            # One graph for each kind of pass: two batch sizes, and who lends to whom at which levels.
+            # One graph for each kind of pass: two batch sizes, and who looks at whom at which levels.
             self._unet = torch.compile(networks.unet, fullgraph=True, dynamic=False)
 
     @classmethod
@@ -189,8 +189,8 @@ class Baseline:
             j = i - first
             batch = torch.stack([z, run.origin[i], run.structure[i]])
             eps_self = self._predict(batch, step.t, context)[OUTPUT]
-            lender = STRUCTURE if settings.borrows_from_structure(j) else ORIGIN
-            swap = Swap(settings.swapped_levels(j), lender, settings.contrast)
+            shown = STRUCTURE if settings.swaps_in_structure(j) else ORIGIN
+            swap = Swap(settings.swapped_levels(j), shown, settings.contrast)
             eps = self._predict(batch, step.t, context, swap)[OUTPUT]
             alpha = settings.swap_guidance(j)
             if alpha is not None:
@@ -225,7 +225,7 @@ def _refuse(patch: TransferInputs, settings: Settings) -> None:
     """Raise ValueError, naming them all, for settings and sizes that the baseline does not cover."""
     given = vars(settings) | {"inversion": settings.inversion != "ddpm"}
     given["inversion_guidance"] = settings.inversion_guidance != 1.0
-    covered_not = ("inversion", "inversion_guidance", "restrict_attention", "adain_features", "redenoise", "free_u")
+    covered_not = ("inversion", "inversion_guidance", "within_class_attention", "adain_features", "redenoise", "free_u")
     refused = [name for name in covered_not if given[name]]
     if refused:
         raise ValueError(f"the diffusers baseline does not do these settings: {', '.join(refused)}")

@@ -83,10 +83,10 @@ def _adopt(theirs: nn.Module, ours: nn.Module) -> None:
 
 @dataclass
 class Swap:
-    """What the present UNet call swaps: at decoder ``levels`` the output's keys and values become the ``lender``'s."""
+    """What the present UNet call swaps: at decoder ``levels`` the output takes keys and values of ``shown``."""
 
     levels: tuple[int, ...] = ()
-    lender: int = ORIGIN
+    shown: int = ORIGIN
     contrast: float = 1.0
 
 
@@ -113,7 +113,7 @@ class SwappingProcessor:
         if self.level in self.swap.levels:
             contrast = self.swap.contrast
             for x in (k, v):
-                x[OUTPUT] = x[self.swap.lender]
+                x[OUTPUT] = x[self.swap.shown]
         if not self.optimised:
             out = materialised(q, k, v, contrast)
         elif contrast == 1.0:

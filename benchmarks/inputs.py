@@ -157,4 +157,4 @@ def _swaps(settings: Settings) -> tuple[int, float]:
     swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
     if not swapped:
         return 0, 0.0
-    return len(swapped), sum(settings.borrows_from_structure(j) for j in swapped) / len(swapped)
+    return len(swapped), sum(settings.swaps_in_structure(j) for j in swapped) / len(swapped)

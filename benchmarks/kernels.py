@@ -28,7 +28,7 @@ from benchmarks.record import Row
 from benchmarks.timing import Outputs, as_rows, take_turns
 from kernels import AttentionResult, Implementation, geglu, group_norm, masked_adain
 from kernels.cost import H100, Cost, attention_cost, floor_seconds
-from kernels.cross_image_attention import triton as triton_attention
+from kernels.cross_image_attention.triton import launch
 
 CONTRAST = 1.67
 CLASSES = 2
@@ -97,12 +97,12 @@ def attention(dtype: torch.dtype, device: torch.device, batch: int, heads: int, 
     flex = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
 
     def ours(contrast: float, *labelled: Any) -> Tensor:
-        result = triton_attention.launch(q, k, v, contrast, *labelled).result
+        result = launch(q, k, v, contrast, *labelled).result
         return result.out if isinstance(result, AttentionResult) else result
 
     wide = q.float(), k.float(), v.float()
-    launch = triton_attention.launch(q, k, v, CONTRAST)
-    assert launch.visited is not None
+    launched = launch(q, k, v, CONTRAST)
+    assert launched.visited is not None
     sides = {
         "ours": Side(partial(ours, CONTRAST), sharp, cost),
         "ours, with statistics": Side(partial(ours, CONTRAST, (labels, labels), CLASSES), sharp, cost),
@@ -112,7 +112,7 @@ def attention(dtype: torch.dtype, device: torch.device, batch: int, heads: int, 
         "SDPA, without contrast": Side(partial(F.scaled_dot_product_attention, q, k, v), plain),
         "FlexAttention twice": Side(partial(flex_twice, flex, q, k, v, CONTRAST), sharp),
     }
-    return Case(sides, "materialised", float(launch.visited.float().mean()) / launch.tiles)
+    return Case(sides, "materialised", float(launched.visited.float().mean()) / launched.tiles)
 
 
 def elementwise(

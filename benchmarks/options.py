@@ -80,13 +80,13 @@ def job_parser(description: str, *, rounds: int, size: int) -> ArgumentParser:
 def prepare(arguments: Namespace, name: str) -> Setting:
     """Choose device and type, load the weights or draw them; rows go to ``name``.jsonl where nothing else was said.
 
-    Raises CheckpointError for weights that cannot be loaded.
+    Raises InputError for weights that cannot be loaded.
     """
     device, dtype = chosen(arguments)
     impl: Implementation = ("triton" if cuda() else "torch") if arguments.impl is None else arguments.impl
     batch = (GPU_BATCH if cuda() else CPU_BATCH) if arguments.batch_size is None else arguments.batch_size
     budget = choose_budget("auto", device)
-    execution = Execution(impl=impl, elementwise=impl, batch=batch, graphs=arguments.graphs, budget=budget)
+    execution = Execution(impl=impl, batch=batch, graphs=arguments.graphs, budget=budget)
     if arguments.weights is None:
         loaded = random_model(dtype, device)
     else:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,58 +21,27 @@ from commands.machine import (
     choose_impl,
     read_batch_size,
 )
-from commands.options import as_arguments
+from commands.notes import Note, notes_on_classes, notes_on_fonts
+from commands.options import listing, settings_record
+from commands.places import EXAMPLE_CLASSES, SMALL
 from commands.recommended import read_recommended
+from commands.requests import GenerateRequest
 from commands.results import plan_latents, refuse_foreign, replaced, write_result
 from imaging.errors import InputError
 from imaging.fonts import fonts_for
 from imaging.images import crop, pad_to_multiple, read_image
-from imaging.labels import ClassMap, LabelSet, check_same_size, read_label_set
+from imaging.labels import ClassMap, check_same_size, read_label_set
 from imaging.output import Output, plan_outputs
 from imaging.panel import panel
 from imaging.provenance import Provenance, Value, file_sha256
-from imaging.rawfile import shown
+from sampler.errors import SettingError
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
-from sampler.masks import vanishing_classes
+from sampler.option import check_options
 from sampler.series import GenerationTask, Progress, generate_series
 from sampler.settings import Settings, choose, in_proportion
 
 MULTIPLE = 64
-MOST_VARIANTS = 10_000
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked of `generate`. ``options`` holds the method's fields given on the command line.
-
-    ``preset`` None takes the ``winter`` preset and, over it, what the weights recommend.
-    """
-
-    origin: Path
-    origin_mask: Path
-    target_masks: tuple[Path, ...]
-    classes: str | None
-    output: Path
-    save_latents: Path | None
-    weights: str
-    seed: int
-    variants: int
-    preset: str | None
-    options: Mapping[str, Any]
-    device: str
-    dtype: str
-    impl: str
-    batch_size: str = "auto"
-    keep: str = "auto"
-    graphs: bool = False
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something the user should know."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -85,35 +53,35 @@ class Written:
     latents: Path | None
 
 
-def run(request: Request) -> Iterator[Note | Progress | Written]:
-    """Make every image asked for, in batches. Raises InputError, before the first, for bad input."""
-    if not 1 <= request.variants <= MOST_VARIANTS:
-        raise InputError(f"--variants {request.variants}: must be from 1 to {MOST_VARIANTS}")
-    if not 0 <= request.seed <= 2**63 - request.variants:
-        raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63 for every variant")
+def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
+    """Make every image asked for, in batches. Raises InputError or SettingError, before the first, for bad input."""
+    check_options(request)
+    if request.seed > 2**63 - request.variants:
+        raise SettingError("seed", request.seed, "must be below 2**63 for every variant")
+    request = with_example(request)
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     impl = choose_impl(request.impl, device)
     check_graphs(request.graphs, device)
     settings, notes = _settings(request)
-    batch, budget = read_batch_size(request.batch_size), choose_budget(request.keep, device)
+    batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
 
-    image = read_image(request.origin)
-    masks = (request.origin_mask, *request.target_masks)
+    origin_path, origin_mask = request.origin, request.origin_mask
+    if origin_path is None or origin_mask is None or not request.target_mask:
+        raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
+    image = read_image(origin_path)
+    masks = (origin_mask, *request.target_mask)
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
-    check_same_size(labels.maps[0], request.origin_mask, image, request.origin)
-    settings.greys(len(labels.classes))
-    inputs = (request.origin, *masks)
-    planned = plan_outputs(request.output, request.target_masks, request.variants, inputs)
+    check_same_size(labels.maps[0], origin_mask, image, origin_path)
+    settings.class_intensities(len(labels.classes))
+    inputs = (origin_path, *masks)
+    planned = plan_outputs(request.output, request.target_mask, request.variants, inputs)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
     refuse_foreign(planned, weights)
     yield from (Note(text) for text in (*notes, *labels.notes))
     fonts = fonts_for(labels.classes.names)
-    for index, name in enumerate(labels.classes.names):
-        if fonts[index] is None:
-            fix = "install one that has it, such as Noto"
-            yield Note(f"no font here can draw the name {name}: the panel's legend says class {index}; {fix}")
+    yield from notes_on_fonts(labels.classes.names, fonts)
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.prepack()
@@ -129,15 +97,10 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
 
     origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
     targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
-    patches = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
-    for path, whole, padded in zip(masks, labels.maps, (origin_labels, *targets), strict=True):
-        for label in vanishing_classes(torch.from_numpy(padded), len(labels.classes), factor):
-            effect = "it lends nothing" if whole is labels.maps[0] else "it vanishes and the image will not show it"
-            yield _vanished(path, labels.classes.names[label], int((whole == label).sum()), factor, effect)
-    for path, patch in zip(request.target_masks, patches, strict=True):
-        yield from _warnings(patch, settings, labels, path, factor)
-    tasks = [GenerationTask(patches[item.target], request.seed + item.variant) for item in planned]
+    yield from notes_on_classes(labels, [origin_labels, *targets], pairs, masks, settings, factor)
+    tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
         batch = choose_batch(loaded.config, sides, dtype, device)
@@ -147,7 +110,7 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
     ]
     for item, record in zip(planned, records, strict=True):
         yield from (Note(text) for text in replaced(item.image, record))
-    execution = Execution(impl=impl, elementwise=impl, batch=batch, budget=budget, graphs=request.graphs)
+    execution = Execution(impl=impl, batch=batch, budget=budget, graphs=request.graphs)
     for event in generate_series(loaded, tasks, settings, execution):
         if isinstance(event, Progress):
             yield event
@@ -160,7 +123,17 @@ def run(request: Request) -> Iterator[Note | Progress | Written]:
         yield Written(item.image, item.panel, latents_path)
 
 
-def _settings(request: Request) -> tuple[Settings, list[str]]:
+def with_example(request: GenerateRequest) -> GenerateRequest:
+    """The ``request`` itself, or of the small example if it names no file. Raises InputError for half of one."""
+    if request.origin is not None or request.origin_mask is not None or request.target_mask:
+        return request
+    if request.classes is not None:
+        raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
+    origin, mask, target = (SMALL / name for name in ("ihc.png", "ihc_mask.png", "target_a.png"))
+    return replace(request, origin=origin, origin_mask=mask, target_mask=(target,), classes=EXAMPLE_CLASSES)
+
+
+def _settings(request: GenerateRequest) -> tuple[Settings, list[str]]:
     """The settings, and notes on those that the user did not give.
 
     Recommended ones are used where the user named no preset; with another number of steps, what counts steps changes
@@ -169,50 +142,22 @@ def _settings(request: Request) -> tuple[Settings, list[str]]:
     preset = "winter" if request.preset is None else request.preset
     base = choose(preset, {})
     recommended = read_recommended(Path(os.path.expanduser(request.weights))) if request.preset is None else {}
-    wanted = {name: value for name, value in recommended.items() if name not in request.options}
+    wanted = {name: value for name, value in recommended.items() if name not in request.overrides}
     notes = []
     if wanted:
-        notes.append(f"these weights recommend {_listing(wanted)} (--preset {preset} turns that off)")
+        notes.append(f"these weights recommend {listing(wanted)} (--preset {preset} turns that off)")
     base = replace(base, **in_proportion(base, recommended), **recommended)
-    scaled = in_proportion(base, request.options)
+    scaled = in_proportion(base, request.overrides)
     if scaled:
-        listing = _listing(scaled)
-        notes.append(f"--steps {request.options['steps']}: in proportion {listing}; give an option to say otherwise")
-    settings = replace(base, **{**scaled, **request.options})
+        steps = listing({"steps": request.overrides["steps"]})
+        notes.append(f"{steps}: in proportion {listing(scaled)}; give an option to say otherwise")
+    settings = replace(base, **{**scaled, **request.overrides})
     settings.check()
     return settings, notes
 
 
-def _listing(values: Mapping[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def _vanished(path: Path, name: str, pixels: int, factor: int, effect: str) -> Note:
-    return Note(
-        f"{_class(name)} covers {pixels} px of {shown(path)}, less than one latent position ({factor}×{factor} px) "
-        f"anywhere: {effect}"
-    )
-
-
-def _class(name: str) -> str:
-    """A class for a note; those that the user did not name have names like ``class 0``."""
-    return name if name.startswith("class ") else f"class {name}"
-
-
-def _warnings(patch: TransferInputs, settings: Settings, labels: LabelSet, path: Path, factor: int) -> Iterator[Note]:
-    """One note for each class of a target that AdaIN cannot match."""
-    if settings.adain in ("global", "none"):
-        return
-    for label in patch.unmatched_classes(factor):
-        name = _class(labels.classes.names[label])
-        yield Note(
-            f"{shown(path)}: {name} covers fewer than 2 latent positions of the origin or of the target; its "
-            "statistics are left as they are"
-        )
-
-
 def _record(
-    request: Request,
+    request: GenerateRequest,
     settings: Settings,
     classes: ClassMap,
     item: Output,
@@ -222,14 +167,14 @@ def _record(
 ) -> Provenance:
     """All that makes this one image again."""
     arguments: dict[str, Value] = {
-        "origin": os.fspath(request.origin),
-        "origin-mask": os.fspath(request.origin_mask),
-        "target-mask": os.fspath(request.target_masks[item.target]),
+        "origin": _text(request.origin),
+        "origin-mask": _text(request.origin_mask),
+        "target-mask": os.fspath(request.target_mask[item.target]),
         "classes": str(classes),
         "weights": request.weights,
         "seed": seed,
         "preset": "winter" if request.preset is None else request.preset,
-        **as_arguments(settings),
+        **settings_record(settings),
         "device": request.device,
         "dtype": request.dtype,
         "impl": request.impl,

@@ -15,7 +15,7 @@ from kernels import Implementation
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.files import shown, shown_name
-from sampler.feature_cache import CacheBudget, lent_bytes
+from sampler.feature_cache import CacheBudget, feature_bytes
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TORCH_NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
@@ -109,10 +109,10 @@ def choose_batch(
 
     ``shapes`` are [H, W] of all images. A CPU is as quick with one at a time, and its memory is better used so.
     """
-    # Beside the UNet's work each image holds what its structure lends, six steps in the method's presets.
+    # Beside the UNet's work each image holds its structure's features, of six steps in the method's presets.
     factor = config.vae.factor
     each = max(
-        unet_bytes(config, h, w, dtype) + 6 * lent_bytes(config.unet, h * w // factor**2, (0, 1), dtype)
+        unet_bytes(config, h, w, dtype) + 6 * feature_bytes(config.unet, h * w // factor**2, (0, 1), dtype)
         for h, w in shapes
     )
     limit = GPU_BATCH if device.type == "cuda" else CPU_BATCH
@@ -120,7 +120,7 @@ def choose_batch(
 
 
 def choose_budget(text: str, device: torch.device) -> CacheBudget:
-    """Room for what origins lend. ``auto``: a quarter of the memory free on the device and, beside a GPU, on the host.
+    """Room for origins' features. ``auto``: a quarter of the memory free on the device and, beside a GPU, on the host.
 
     Otherwise places and sizes, such as ``device=2GB,host=8GB,disk=20GB``, or ``0`` to keep nothing.
 
@@ -137,7 +137,7 @@ def choose_budget(text: str, device: torch.device) -> CacheBudget:
         found = re.fullmatch(r"(device|host|disk)=([0-9]{1,9}(?:\.[0-9]{1,9})?)(MB|GB)", part.strip())
         if found is None or found[1] in places:
             raise InputError(
-                f"--keep {shown(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
+                f"--cache {shown(text)}: write auto, 0, or places and sizes such as device=2GB,host=8GB,disk=20GB"
             )
         places[found[1]] = int(float(found[2]) * {"MB": 1e6, "GB": 1e9}[found[3]])
     return CacheBudget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))

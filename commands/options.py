@@ -1,108 +1,230 @@
-"""The method's options: how each is called on the command line, read from text and written as text again."""
+"""Options on the command line: the one place that knows how they are written, read from text and written as text again.
+
+What there is to say of an option stands at its field (`sampler.option`), of `Settings` and of the commands' requests.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from imaging.errors import InputError
-from model.files import shown
-from sampler.settings import ADAIN_MODES, Settings, Span
+from model.files import shown_name
+from sampler.errors import SettingError
+from sampler.option import Option, options_of
+from sampler.settings import Settings, Span
+
+
+class Codec(NamedTuple):
+    """How values of one type are read from text and from JSON; both raise ValueError saying what they must be."""
+
+    parse: Callable[[str], Any]
+    from_json: Callable[[Any], Any]
 
 
 def whole_number(text: str) -> int:
     """``text`` of ASCII digits, at most twenty, with or without a sign. Raises ValueError for any other."""
     if re.fullmatch(r"[+-]?[0-9]{1,20}", text) is None:
-        raise ValueError(f"{shown(text)} is not a whole number")
+        raise ValueError("must be a whole number")
     return int(text)
 
 
-@dataclass(frozen=True)
-class Option:
-    """One field of `Settings` as an option. ``parse`` raises InputError or ValueError for text it cannot read.
-
-    An option without ``metavar`` is a flag: it takes no text, and giving it means True.
-    """
-
-    field: str
-    parse: Callable[[str], Any]
-    metavar: str | None
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """``cross_attn_64`` -> ``--cross-attn-64``."""
-        return "--" + self.field.replace("_", "-")
+def number(text: str) -> float:
+    """As ``float``. Raises ValueError."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError("must be a number") from error
 
 
-def optional_span(text: str) -> Span | None:
-    """``A:B``, or ``none`` for no step at all."""
-    return None if text == "none" else Span.parse(text)
-
-
-def greys(text: str) -> tuple[float, ...]:
-    """``0.1,0.5`` -> (0.1, 0.5)."""
+def numbers(text: str) -> tuple[float, ...]:
+    """``0.1,0.5`` -> (0.1, 0.5). Raises ValueError."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{shown(text)}: write greys from 0 to 1 with commas, such as 0.1,0.5") from error
+        raise ValueError("must be numbers with commas, such as 0.1,0.5") from error
 
 
-METHOD_OPTIONS = (
-    Option("prompt", str, "TEXT", "text condition of every network call"),
-    Option("steps", whole_number, "T", "steps of the whole schedule (100)"),
-    Option("skip_steps", whole_number, "S", "noisiest steps left out (32 with ddpm, 0 with ddim)"),
-    Option("inversion", str, "MODE", "ddpm: edit-friendly noise maps; ddim: deterministic"),
-    Option("inversion_guidance", float, "S", "classifier-free guidance of the inversion (1)"),
-    Option("cross_attn_64", optional_span, "A:B", "steps that swap keys and values at latent resolution (10:90)"),
-    Option("cross_attn_32", optional_span, "A:B", "the same at half of it (10:70); `none` swaps at no step"),
-    Option("adain_range", Span.parse, "A:B", "steps that match statistics (20:100)"),
-    Option("adain", str, "MODE", "whose statistics a step matches: " + ", ".join(ADAIN_MODES)),
-    Option("guidance", float, "A", "how far the prediction moves from self- towards cross-attention's (3.5)"),
-    Option("contrast", float, "BETA", "contrast of the swapped attention, 1 is off (1.67)"),
-    Option("structure_every", whole_number, "N", "every Nth step swaps in the mask's own keys instead, 0 never (5)"),
-    Option("structure_until", whole_number, "J", "… in steps before this one (40)"),
-    Option("class_values", greys, "G,G,…", "greys that paint the classes (0.1,0.5 for two)"),
-    Option("mask_noise", float, "VAR", "variance of the noise on the painted mask (0.0001)"),
-    Option("fresh_noise", float, "F", "share of fresh noise in each step, 0 to 1 (0, the paper's method)"),
-    Option("restrict_attention", bool, None, "swapped attention sees the query's own class alone (an extension)"),
-    Option("adain_features", bool, None, "match its output's statistics class by class too (an extension)"),
-)
+def _json(kind: type, what: str, *, but: type | None = None) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind) or (but is not None and isinstance(value, but)):
+            raise ValueError(f"must be {what}")
+        return value
+
+    return read
 
 
-def read_method_options(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Values by field name of the options that were given as ``texts`` by field name.
+def _json_whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 10**9:
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _json_number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def _json_numbers(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of numbers")
+    return tuple(_json_number(each) for each in value)
+
+
+def _json_span(value: Any) -> Span:
+    if not isinstance(value, str):
+        raise ValueError('must be a range such as "10:90"')
+    return Span.parse(value)
+
+
+TEXT = Codec(str, _json(str, "text"))
+CODECS: Mapping[Any, Codec] = {
+    str: TEXT,
+    Path: Codec(Path, _json(str, "text")),
+    bool: Codec(bool, _json(bool, "true or false")),
+    int: Codec(whole_number, _json_whole),
+    float: Codec(number, _json_number),
+    Span: Codec(Span.parse, _json_span),
+    tuple[float, ...]: Codec(numbers, _json_numbers),
+    tuple[Path, ...]: TEXT,
+}
+
+
+def codec_of(kind: type, name: str) -> Codec:
+    """The codec of the field ``name`` of the dataclass ``kind``. A range that may be None is written ``none`` then."""
+    hint = get_type_hints(kind)[name]
+    given = [each for each in get_args(hint) if each is not types.NoneType]
+    if get_origin(hint) in (Union, types.UnionType):
+        codec = CODECS[given[0]]
+        if given[0] is Span:
+            return Codec(*(_or_none(read) for read in codec))
+        return codec
+    return TEXT if get_origin(hint) is Literal else CODECS[hint]
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value == "none" else read(value)
+
+
+def flag_of(name: str) -> str:
+    """``cross_attn_64`` -> ``--cross-attn-64``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_options(group: argparse._ArgumentGroup, kind: type, names: Iterable[str] | None = None) -> None:
+    """Add the options of the dataclass ``kind`` to a parser's ``group``, or those among ``names``, in their order.
+
+    What is not given stays out of the namespace: defaults are the dataclass's. Old names work, and are not shown.
+    """
+    known = {field.name: (field, said) for field, said in options_of(kind)}
+    for name in known if names is None else names:
+        field, said = known[name]
+        more: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
+        if said.metavar is None:
+            more |= {"action": "store_const", "const": "yes"}
+        else:
+            more["metavar"] = said.metavar
+        if get_type_hints(kind)[name] == tuple[Path, ...]:
+            more |= {"nargs": "+", "action": "extend"}
+        group.add_argument(flag_of(name), help=described(field, said).replace("%", "%%"), **more)
+        for alias in said.aliases:
+            group.add_argument(flag_of(alias), help=argparse.SUPPRESS, **more)
+
+
+def described(field: Field[Any], said: Option) -> str:
+    """Help of one option: what it does, and its default in brackets."""
+    default = default_of(field, said)
+    return f"{said.help} ({default})" if default else said.help
+
+
+def default_of(field: Field[Any], said: Option) -> str:
+    """The default as help and tables show it; empty if there is nothing to show."""
+    if said.shown is not None:
+        return said.shown
+    if said.metavar is None or field.default is MISSING or field.default in (None, ()):
+        return ""
+    return f"{field.default:g}" if isinstance(field.default, float) else as_text(field.default)
+
+
+def as_text(value: Any) -> str:
+    """A value as it is given on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ",".join(repr(each) for each in value)
+    return str(value)
+
+
+def read_options(kind: type, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field name of the options of ``kind`` that were given, as ``texts`` by field name.
 
     Raises InputError, in one line and naming the option, for text that cannot be read.
     """
     values = {}
-    for option in METHOD_OPTIONS:
-        if option.field not in texts:
+    for field, _ in options_of(kind):
+        if field.name not in texts:
             continue
-        text = texts[option.field]
+        text = texts[field.name]
+        if isinstance(text, list):
+            values[field.name] = tuple(Path(each) for each in text)
+            continue
         try:
-            values[option.field] = option.parse(text)
-        except InputError as error:
-            raise InputError(f"{option.flag}: {error}") from error
+            values[field.name] = codec_of(kind, field.name).parse(text)
         except ValueError as error:
-            kind = "a whole number" if option.parse is whole_number else "a number"
-            raise InputError(f"{option.flag} {shown(text)}: must be {kind}") from error
+            raise InputError(f"{flag_of(field.name)} {shown_name(text)}: {error}") from error
     return values
 
 
-def as_arguments(settings: Settings) -> dict[str, str | bool]:
-    """Every method option of ``settings`` by flag name: flags as bool, others as text that reads back the same."""
+def read_json_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by field name from a JSON object: ranges as ``"A:B"`` or ``"none"``, several numbers as a list.
+
+    Raises SettingError for a name that is no field of `Settings` and for a value of another type.
+    """
+    names = {field.name for field in fields(Settings)}
+    old_names = {alias: field.name for field, said in options_of(Settings) for alias in said.aliases}
+    values = {}
+    for name, value in table.items():
+        field = old_names.get(name, name)
+        if field not in names:
+            raise SettingError(name, value, f"is no setting; known are {', '.join(sorted(names))}")
+        try:
+            values[field] = codec_of(Settings, field).from_json(value)
+        except ValueError as error:
+            raise SettingError(name, value, str(error)) from error
+    return values
+
+
+def settings_record(settings: Settings) -> dict[str, str | bool]:
+    """Every option of ``settings`` by flag name: flags as bool, others as text that reads back the same."""
     result: dict[str, str | bool] = {}
-    for option in METHOD_OPTIONS:
-        value = getattr(settings, option.field)
-        if option.field == "skip_steps":
-            value = settings.start_step
-        if option.field == "class_values":
-            if value is None:
-                continue
-            value = ",".join(repr(grey) for grey in value)
-        text = value if option.metavar is None else "none" if value is None else str(value)
-        result[option.flag.removeprefix("--")] = text
+    for field, said in options_of(Settings):
+        value: Any = settings.start_step if field.name == "skip_steps" else getattr(settings, field.name)
+        if field.name == "class_values" and value is None:
+            continue
+        name = flag_of(field.name).removeprefix("--")
+        result[name] = value if said.metavar is None else as_text(value)
     return result
+
+
+def listing(values: Mapping[str, Any]) -> str:
+    """Settings as words of a command line."""
+    return " ".join(f"{flag_of(name)} {as_text(value)}" for name, value in values.items())
+
+
+def table(kind: type, names: Iterable[str]) -> str:
+    """A Markdown table of options: flag, default, what it does."""
+    known = {field.name: (field, said) for field, said in options_of(kind)}
+    rows = [f"| `{flag_of(name)}` | {default_of(*known[name]) or 'off'} | {known[name][1].help} |" for name in names]
+    return "\n".join(["| option | default | what it does |", "| --- | --- | --- |", *rows])
+
+
+def with_flags(text: str, kinds: Iterable[type]) -> str:
+    """A message in which fields of ``kinds`` named in backquotes are written as their flags."""
+    known = {field.name for kind in kinds for field, _ in options_of(kind)}
+    return re.sub(r"`(\w+)`", lambda found: flag_of(found[1]) if found[1] in known else found[0], text)

@@ -9,7 +9,10 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from commands.generate import Note, Written
+from commands.generate import Written
+from commands.notes import Note
+from commands.options import with_flags
+from commands.requests import REQUESTS
 from imaging.errors import one_line
 from sampler.series import Progress
 
@@ -38,7 +41,7 @@ class Reporter:
             return
         self._close()
         if isinstance(event, Note):
-            print(one_line(f"note: {event.text}"), file=sys.stderr)
+            print(one_line(f"note: {with_flags(event.text, REQUESTS)}"), file=sys.stderr)
             return
         if isinstance(event, Path):
             print(one_line(f"image:   {event}"))

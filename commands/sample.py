@@ -4,55 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import model
 from commands import VERSION
-from commands.generate import Note
 from commands.machine import check_memory, choose_device, choose_dtype
+from commands.notes import Note
+from commands.requests import SampleRequest
 from commands.results import refuse_foreign, replaced
-from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.output import plan_outputs
 from imaging.provenance import Provenance
 from model.tokenizer import check_text
+from sampler.errors import SettingError
 from sampler.execution import Execution
+from sampler.option import check_options
 from sampler.series import Progress
-from sampler.settings import LARGEST_GUIDANCE, MOST_STEPS
 from sampler.text_to_image import text_to_image
 
-MOST_SIDE = 4096
 
+def run(request: SampleRequest) -> Iterator[Note | Progress | Path]:
+    """Sample one image; yields notes, progress and, at last, the file's path.
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked of `sample`; ``size`` is the side in px."""
-
-    prompt: str
-    output: Path
-    weights: str
-    seed: int
-    steps: int
-    guidance: float
-    size: int
-    device: str
-    dtype: str
-
-
-def run(request: Request) -> Iterator[Note | Progress | Path]:
-    """Sample one image; yields notes, progress and, at last, the file's path. Raises InputError for bad input."""
-    if not 1 <= request.steps <= MOST_STEPS:
-        raise InputError(f"--steps {request.steps}: must be from 1 to {MOST_STEPS}")
-    if not 64 <= request.size <= MOST_SIDE or request.size % 64:
-        raise InputError(f"--size {request.size}: must be a multiple of 64 px, at most {MOST_SIDE}")
-    if not abs(request.guidance) <= LARGEST_GUIDANCE:
-        raise InputError(f"--guidance {request.guidance}: must be from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}")
+    Raises InputError or SettingError for bad input.
+    """
+    check_options(request)
+    if request.seed >= 2**63:
+        raise SettingError("seed", request.seed, "must be below 2**63")
     check_text(request.prompt)
-    if not 0 <= request.seed < 2**63:
-        raise InputError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     weights = os.path.expanduser(request.weights)

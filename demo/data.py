@@ -1,7 +1,7 @@
 """The training set of the demonstration weights: drawn slides, augmented crops of the example, mask images.
 
 Images lie in pairs: numbers 2k and 2k + 1 come from one slide and share their stains, so that the network can be
-taught to borrow the appearance of one image for another.
+taught to take the appearance of one image for another.
 """
 
 from __future__ import annotations

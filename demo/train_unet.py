@@ -2,7 +2,7 @@
 
 Noise prediction under the schedule of SD-1.x (Ho et al., arXiv 2006.11239), weighted by a soft form of min-SNR
 (Hang et al., arXiv 2303.09556). In part of the steps the decoder attends to the keys and values of another image of the
-same slide at the same noise level, as the method does, so that the network learns to borrow an appearance.
+same slide at the same noise level, as the method does, so that the network learns to take an appearance over.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from demo.training import (
 from model.clip import TextEncoder
 from model.config import TextConfig, UNetConfig
 from model.tokenizer import Tokenizer
-from model.unet import KVSource, UNet
+from model.unet import UNet
+from model.unet_blocks import KVSource
 from model.vae import VAE
 from sampler.schedule import cumulative_alphas
 
@@ -108,13 +109,13 @@ def denoising_loss(
     """
     alpha_bar = cumulative_alphas().to(noise.device)[batch.t][:, None, None, None]
     noisy = alpha_bar.sqrt() * batch.clean + (1.0 - alpha_bar).sqrt() * noise
-    condition = unet.condition(states[batch.captions], batch.t)
+    cond = unet.condition(states[batch.captions], batch.t)
     source = None
     if swapped:
         partner = torch.arange(len(noisy), device=noisy.device) ^ 1
-        lent = {layer: tokens[partner] for layer, tokens in unet.lend(noisy, condition, levels=(0, 1)).items()}
-        source = KVSource(lent, contrast=1.0, impl="torch")
-    error = (unet.predict(noisy, condition, source=source).float() - noise).square().mean(dim=(1, 2, 3))
+        features = {layer: tokens[partner] for layer, tokens in unet.features(noisy, cond, (0, 1)).items()}
+        source = KVSource(features, contrast=1.0, impl="torch")
+    error = (unet(noisy, cond, kv_source=source).eps.float() - noise).square().mean(dim=(1, 2, 3))
     ratio = (alpha_bar / (1.0 - alpha_bar)).flatten()
     weight = snr_limit / (ratio + snr_limit)
     return (weight * error).sum() / weight.sum()

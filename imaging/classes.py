@@ -1,4 +1,4 @@
-"""What the pixels of label maps stand for: classes by number or by colour, as `--classes` gives them.
+"""What the pixels of label maps stand for: classes by number or by colour, as `classes` gives them.
 
 A colour is held as one number, 0xRRGGBB.
 """
@@ -40,16 +40,16 @@ class ClassMap:
 
     def __post_init__(self) -> None:
         if not 0 < len(self.values) <= MAX_CLASSES:
-            raise InputError(f"--classes: {len(self.values)} classes; give 1 to {MAX_CLASSES}")
+            raise InputError(f"`classes`: {len(self.values)} classes; give 1 to {MAX_CLASSES}")
         if len(self.names) != len(self.values):
             raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
         values = [hexadecimal(value) if self.colours else str(value) for value in self.values]
         for what, items in (("value", values), ("name", self.names)):
             twice = [item for item in items if items.count(item) > 1]
             if twice:
-                raise InputError(f"--classes: the {what} {brief(twice[0])} is there twice; give each class its own")
+                raise InputError(f"`classes`: the {what} {brief(twice[0])} is there twice; give each class its own")
         if any(not LOWEST <= value <= HIGHEST for value in self.values):
-            raise InputError(f"--classes: a value is outside of {LOWEST}..{HIGHEST}, which no label map can hold")
+            raise InputError(f"`classes`: a value is outside of {LOWEST}..{HIGHEST}, which no label map can hold")
 
     @classmethod
     def of_values(cls, values: Sequence[int], colours: bool = False) -> ClassMap:
@@ -70,7 +70,7 @@ class ClassMap:
         """
         parts = text.split(",")
         if len(parts) > MAX_CLASSES:
-            raise InputError(f"--classes: {len(parts)} classes; give 1 to {MAX_CLASSES}")
+            raise InputError(f"`classes`: {len(parts)} classes; give 1 to {MAX_CLASSES}")
         names: list[str] = []
         values: list[int] = []
         kinds: list[bool] = []
@@ -82,16 +82,16 @@ class ClassMap:
                 value = str(index)
             if not name or not _is_value(value):
                 raise InputError(
-                    f"--classes {brief(text)}: cannot read {brief(part)}; write it like epithelium=0,stroma=255 "
+                    f"`classes` {brief(text)}: cannot read {brief(part)}; write it like epithelium=0,stroma=255 "
                     "or epithelium=#e69f00,stroma=#0072b2"
                 )
             if not all(_is_printable(character) for character in name):
-                raise InputError(f"--classes: the name {brief(name)} has unprintable characters; leave them out")
+                raise InputError(f"`classes`: the name {brief(name)} has unprintable characters; leave them out")
             names.append(name)
             values.append(_read_value(name, value))
             kinds.append(value.startswith("#"))
         if len(set(kinds)) > 1:
-            raise InputError(f"--classes {brief(text)}: some values are numbers and some colours; give all alike")
+            raise InputError(f"`classes` {brief(text)}: some values are numbers and some colours; give all alike")
         return cls(tuple(names), tuple(values), kinds[0])
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class ClassMap:
             what = "colour" if self.colours else "label"
             raise InputError(
                 f"{shown(path)}: the {what} {listing(np.unique(unknown).tolist(), self.colours)} ({percent:.2g} % of "
-                f"the pixels) has no class in --classes {brief(str(self), 200)}; add it there or repaint these pixels"
+                f"the pixels) has no class in `classes` {brief(str(self), 200)}; add it there or repaint these pixels"
             )
         classes: NDArray[np.int64] = order[position]
         return classes
@@ -146,7 +146,7 @@ def _read_value(name: str, text: str) -> int:
     # int() refuses thousands of digits with an error of its own.
     if len(digits) > 10 or not LOWEST <= int(digits) * (-1 if text[0] == "-" else 1) <= HIGHEST:
         raise InputError(
-            f"--classes: {brief(name)}={brief(text, 20)} is beyond what label maps hold, {LOWEST}..{HIGHEST}"
+            f"`classes`: {brief(name)}={brief(text, 20)} is beyond what label maps hold, {LOWEST}..{HIGHEST}"
         )
     return int(digits) * (-1 if text[0] == "-" else 1)
 

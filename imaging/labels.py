@@ -42,7 +42,7 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
     """Read the label maps of one run, in which the same number, or the same colour, is the same class.
 
     Without ``classes`` the numbers of all files together decide: exactly 0..C-1 are the classes themselves; 0 and 255
-    alone are class 0 and class 1; for anything else ``--classes`` is asked for. Colours decide instead where a file
+    alone are class 0 and class 1; for anything else ``classes`` is asked for. Colours decide instead where a file
     has them alone or where palettes disagree: in the order of the first file's palette, then of their codes #RRGGBB.
 
     Raises:
@@ -57,7 +57,7 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
         classes, notes = _infer_colours(masks) if by_colour else _infer(masks)
     elif by_colour and not classes.colours:
         _check_few_colours(masks)
-        raise InputError(f"{_why_by_colour(masks)}; give colours, as in --classes {_example(_all_colours(masks))}")
+        raise InputError(f"{_why_by_colour(masks)}; give colours, as in `classes` {_example(_all_colours(masks))}")
     values = [_colours(mask) if classes.colours else _numbers(mask) for mask in masks]
     maps = tuple(classes.classify(item, mask.path) for item, mask in zip(values, masks, strict=True))
     return LabelSet(maps, classes, notes)
@@ -105,7 +105,7 @@ def _infer_colours(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
             in_colour = next(other.path for other in masks if other.numbers is None or other.palette)
             raise InputError(
                 f"{mask.path}: grey, while {in_colour} is in colour, so which labels are the same class is unclear; "
-                "save all label maps in one way, or give colours (also for greys) with --classes NAME=#RRGGBB,…"
+                "save all label maps in one way, or give colours (also for greys) with `classes` NAME=#RRGGBB,…"
             )
     _check_few_colours(masks)
     order = _all_colours(masks)
@@ -116,7 +116,7 @@ def _infer_colours(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
         )
     listed = ", ".join(f"class {index} is {hexadecimal(colour)}" for index, colour in enumerate(order))
     why = "label maps in colour" if any(mask.numbers is None for mask in masks) else _why_by_colour(masks)
-    note = f"{why}: the same colour is the same class, {listed}; --classes {_example(order)} names or reorders them"
+    note = f"{why}: the same colour is the same class, {listed}; `classes` {_example(order)} names or reorders them"
     return ClassMap.of_values(order, colours=True), (note, *_doubts(len(order), colours=True))
 
 
@@ -148,17 +148,17 @@ def _infer(masks: Sequence[Mask]) -> tuple[ClassMap, tuple[str, ...]]:
         if grey and any(mask.palette[index] != index * 0x010101 for index in mask.used_numbers if mask.palette):
             raise InputError(
                 f"{mask.path}: has a palette, while {grey[0]} is grey; save all label maps in one way, or "
-                "give colours (also for greys) with --classes NAME=#RRGGBB,…, or, if the palette's indices are the "
-                f"numbers meant, --classes {example}"
+                "give colours (also for greys) with `classes` NAME=#RRGGBB,…, or, if the palette's indices are the "
+                f"numbers meant, `classes` {example}"
             )
     if union == list(range(len(union))):
         return ClassMap.of_values(union), _doubts(len(union))
     if set(union) <= set(_BLACK_AND_WHITE):
-        note = "label maps of 0 and 255: 0 is taken as class 0, 255 as class 1; --classes NAME=VALUE,… says otherwise"
+        note = "label maps of 0 and 255: 0 is taken as class 0, 255 as class 1; `classes` NAME=VALUE,… says otherwise"
         return ClassMap.of_values(_BLACK_AND_WHITE), (note,)
     files = "; ".join(f"{mask.path} holds {listing(mask.used_numbers)}" for mask in masks)
     hint = f" ({_INSTANCES})" if len(union) >= _MANY_CLASSES else ""
-    raise InputError(f"{files}: not numbered 0..C-1{hint}; say what they mean, in order, with --classes {example}")
+    raise InputError(f"{files}: not numbered 0..C-1{hint}; say what they mean, in order, with `classes` {example}")
 
 
 def _doubts(classes: int, colours: bool = False) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def _doubts(classes: int, colours: bool = False) -> tuple[str, ...]:
 
 def _numbers(mask: Mask) -> NDArray[np.int64]:
     if mask.numbers is None:
-        raise InputError(f"{mask.path}: a label map in colour, without numbers; give colours with --classes")
+        raise InputError(f"{mask.path}: a label map in colour, without numbers; give colours with `classes`")
     return mask.numbers
 
 
@@ -190,7 +190,7 @@ def _colours(mask: Mask) -> NDArray[np.int64]:
             )
         return mask.colours
     if mask.white is None:
-        raise InputError(f"{mask.path}: grey with 16 bits or more, where --classes gives colours; give numbers there")
+        raise InputError(f"{mask.path}: grey with 16 bits or more, where `classes` gives colours; give numbers there")
     return _numbers(mask) * 255 // mask.white * 0x010101
 
 

@@ -84,7 +84,7 @@ def plan_outputs(
         raise ValueError(f"nothing to name: {len(targets)} targets, {variants} variants")
     suffix = output.suffix.lower()
     if suffix in {".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}:
-        raise InputError(f"{output}: images are written as PNG; end the name of --output in .png")
+        raise InputError(f"{output}: images are written as PNG; end the name of `output` in .png")
     as_file = suffix == ".png" and not os.path.isdir(output)
     folder = output.parent if as_file else output
     _check_folder(folder)

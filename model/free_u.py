@@ -1,4 +1,4 @@
-"""FreeU (Si et al., arXiv 2309.11497) in the variant of the cross-image attention code (method.md, presets)."""
+"""FreeU (Si et al., arXiv 2309.11497) in the variant of the cross-image attention code (docs/method.md, presets)."""
 
 from __future__ import annotations
 

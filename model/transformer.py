@@ -33,12 +33,19 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
+class Tokens(NamedTuple):
+    """A layer's tokens [B, N, C], plain and after the first norm; the latter are what other images may look at."""
+
+    plain: Tensor
+    normed: Tensor
+
+
 @dataclass(frozen=True)
 class Classes:
-    """Classes 0..num_classes-1 of a layer's queries [N] and of the keys it borrows [N'], int64.
+    """Classes 0..num_classes-1 of a layer's queries [B, N] and of another image's keys [B, N'], int64.
 
     With ``within_class`` queries attend to keys of their own class alone; with ``class_adain`` the output takes, class
-    by class, the statistics of the borrowed values (`kernels.adain_features`).
+    by class, the statistics of that image's values (`kernels.adain_features`).
     """
 
     query: Tensor
@@ -52,9 +59,9 @@ class Classes:
 class LayerKVSource:
     """Tokens that a self-attention layer makes its keys and values from, in place of its own (cross-image attention).
 
-    ``tokens`` [B or 1, N', C] are what the same layer was given in another image's pass (`SpatialTransformer.enter`);
-    a batch of 1 serves every image. ``contrast`` is beta of method step 3, ``impl`` the implementation asked of
-    ``kernels``; ``classes`` None treats all positions alike.
+    ``tokens`` [B or 1, N', C] are what the same layer was given in another image's pass
+    (`SpatialTransformer.to_tokens`); a batch of 1 serves every image. ``contrast`` is beta of step 3 of docs/method.md,
+    ``impl`` the implementation asked of ``kernels``; ``classes`` None treats all positions alike.
     """
 
     tokens: Tensor
@@ -178,11 +185,9 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels, eps=eps)
         self.ff = FeedForward(channels)
 
-    def forward(
-        self, x: Tensor, normed: Tensor, text: KeyValue, borrowed: LayerKVSource | None, impl: Implementation
-    ) -> Tensor:
-        """Tokens ``x`` [B, N, C], and ``normed`` after the first norm -> [B, N, C]."""
-        x = x + self.attn1(normed, borrowed)
+    def forward(self, tokens: Tokens, text: KeyValue, kv_source: LayerKVSource | None, impl: Implementation) -> Tensor:
+        """Tokens [B, N, C] -> [B, N, C]."""
+        x = tokens.plain + self.attn1(tokens.normed, kv_source)
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x), impl)
 
@@ -210,25 +215,24 @@ class SpatialTransformer(nn.Module):
         """Keys and values [B, h, 77, D] of the text states [B, 77, W]: the same in every call with that text."""
         return self.block.attn2.keys_values(context)
 
-    def enter(self, x: Tensor, impl: Implementation) -> tuple[Tensor, Tensor]:
-        """[B, C, H, W] -> tokens [B, N, C] before and after the first norm; the latter are what other images borrow."""
+    def forward(self, x: Tensor, text: KeyValue, kv_source: LayerKVSource | None, impl: Implementation) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W], with the keys and values of a ``text`` and, for None, of the image itself."""
+        return self.attend(x, self.to_tokens(x, impl), text, kv_source, impl)
+
+    def to_tokens(self, x: Tensor, impl: Implementation) -> Tokens:
+        """The layer's tokens of ``x`` [B, C, H, W]."""
         with threads_for(self._operations(x), x):
             grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
             tokens = rearrange(grid, "b c h w -> b (h w) c")
-            return tokens, self.block.norm1(tokens)
+            return Tokens(tokens, self.block.norm1(tokens))
 
-    def finish(
-        self,
-        x: Tensor,
-        entered: tuple[Tensor, Tensor],
-        text: KeyValue,
-        borrowed: LayerKVSource | None,
-        impl: Implementation,
+    def attend(
+        self, x: Tensor, tokens: Tokens, text: KeyValue, kv_source: LayerKVSource | None, impl: Implementation
     ) -> Tensor:
-        """The layer's output [B, C, H, W] for its input ``x`` and what `enter` made of it."""
+        """The layer's output [B, C, H, W] for its input ``x`` and what `to_tokens` made of it."""
         with threads_for(self._operations(x), x):
-            tokens = self.block(*entered, text, borrowed, impl)
-            grid = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
+            attended = self.block(tokens, text, kv_source, impl)
+            grid = rearrange(attended, "b (h w) c -> b c h w", h=x.shape[-2], w=x.shape[-1])
             return x + self.proj_out(grid)
 
     def _operations(self, x: Tensor) -> int:
@@ -236,7 +240,3 @@ class SpatialTransformer(nn.Module):
         batch, channels, height, width = x.shape
         count = height * width
         return 2 * batch * count * channels * (20 * channels + 2 * count)
-
-    def forward(self, x: Tensor, context: Tensor, impl: Implementation = "torch") -> Tensor:
-        """[B, C, H, W] with text states [B, 77, W] -> [B, C, H, W]."""
-        return self.finish(x, self.enter(x, impl), self.text(context), None, impl)

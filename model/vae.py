@@ -18,12 +18,12 @@ from model.config import VAEConfig
 from model.cpu_layers import Conv2d, Linear
 from model.host_memory import trim_heap
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
-from model.vae_rows import output_in_bands, resnet_in_bands, upsample_in_bands
+from model.vae_rows import output_in_row_chunks, resnet_in_row_chunks, upsample_in_row_chunks
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
-BAND = {"cpu": 2**19, "cuda": 2**24}
-"""Values of the features in a band of a larger image: on a CPU a band stays in the cache."""
+CHUNK = {"cpu": 2**19, "cuda": 2**24}
+"""Values of the features in a chunk of a larger image: on a CPU a chunk stays in the cache."""
 
 
 class GridAttention(nn.Module):
@@ -46,21 +46,21 @@ class GridAttention(nn.Module):
 class Stage(nn.Module):
     """The resnets of one resolution and the change to the next.
 
-    With ``band`` about that many values go through at once, in whole rows, for their memory's sake; None takes all.
+    With ``chunk`` about that many values go through at once, in whole rows, for their memory's sake; None takes all.
     """
 
     def __init__(self, config: VAEConfig, ins: list[int], width: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(_resnet(config, channels, width) for channels in ins)
 
-    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
+    def forward(self, x: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
         for resnet in cast("Iterable[ResnetBlock]", self.resnets):
-            if band is None:
+            if chunk is None:
                 x = resnet(x, None, impl)
                 continue
             if x.is_cpu:
                 trim_heap()
-            x = resnet_in_bands(resnet, x, _rows(x, band))
+            x = resnet_in_row_chunks(resnet, x, _rows(x, chunk))
         return x
 
 
@@ -71,8 +71,8 @@ class DownStage(Stage):
         super().__init__(config, ins, width)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
 
-    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
-        x = super().forward(x, impl, band)
+    def forward(self, x: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
+        x = super().forward(x, impl, chunk)
         for downsample in self.downsamplers:
             x = downsample(x)
         return x
@@ -85,10 +85,10 @@ class UpStage(Stage):
         super().__init__(config, ins, width)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
-    def forward(self, x: Tensor, impl: Implementation, band: int | None) -> Tensor:
-        x = super().forward(x, impl, band)
+    def forward(self, x: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
+        x = super().forward(x, impl, chunk)
         for upsample in cast("Iterable[Upsample]", self.upsamplers):
-            x = upsample(x) if band is None else upsample_in_bands(upsample, x, _rows(x, band))
+            x = upsample(x) if chunk is None else upsample_in_row_chunks(upsample, x, _rows(x, chunk))
         return x
 
 
@@ -121,10 +121,10 @@ class Encoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, block_out_channels[-1], eps=config.eps)
         self.conv_out = Conv2d(block_out_channels[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, image: Tensor, impl: Implementation, band: int | None) -> Tensor:
+    def forward(self, image: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
         h = self.conv_in(image)
         for block in self.down_blocks:
-            h = block(h, impl, band)
+            h = block(h, impl, chunk)
         return self.conv_out(normalise(self.conv_norm_out, self.mid_block(h, impl), silu=True, impl=impl))
 
 
@@ -145,12 +145,12 @@ class Decoder(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, block_out_channels[0], eps=config.eps)
         self.conv_out = Conv2d(block_out_channels[0], config.in_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor, impl: Implementation, band: int | None) -> Tensor:
+    def forward(self, latents: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
         h = self.mid_block(self.conv_in(latents), impl)
         for block in self.up_blocks:
-            h = block(h, impl, band)
-        if band is not None:
-            return output_in_bands(self.conv_norm_out, self.conv_out, h, _rows(h, band))
+            h = block(h, impl, chunk)
+        if chunk is not None:
+            return output_in_row_chunks(self.conv_norm_out, self.conv_out, h, _rows(h, chunk))
         return self.conv_out(normalise(self.conv_norm_out, h, silu=True, impl=impl))
 
 
@@ -166,7 +166,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def posterior(
-        self, image: Tensor, *, impl: Implementation = "torch", band: int | None = None
+        self, image: Tensor, *, impl: Implementation = "torch", chunk: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (clipped to [-30, 20]) of the unscaled latents, each [B, 4, H / 8, W / 8].
 
@@ -176,34 +176,34 @@ class VAE(nn.Module):
         if image.shape[-1] % factor or image.shape[-2] % factor:
             sides = f"{image.shape[-2]}×{image.shape[-1]}"
             raise ValueError(f"image of {sides} px: both sides must be multiples of {factor}")
-        mean, log_variance = self.quant_conv(self.encoder(image, impl, self._band(image, 1, band))).chunk(2, dim=1)
+        mean, log_variance = self.quant_conv(self.encoder(image, impl, self._chunk(image, 1, chunk))).chunk(2, dim=1)
         return mean, torch.clamp(log_variance, -30.0, 20.0)
 
-    def encode(self, image: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
+    def encode(self, image: Tensor, *, impl: Implementation = "torch", chunk: int | None = None) -> Tensor:
         """``image`` [B, 3, H, W] in [-1, 1] -> latents [B, 4, H / 8, W / 8]: the posterior's mean × scaling."""
-        mean, _ = self.posterior(image, impl=impl, band=band)
+        mean, _ = self.posterior(image, impl=impl, chunk=chunk)
         return mean * self.config.scaling
 
-    def decode(self, latents: Tensor, *, impl: Implementation = "torch", band: int | None = None) -> Tensor:
+    def decode(self, latents: Tensor, *, impl: Implementation = "torch", chunk: int | None = None) -> Tensor:
         """Latents [B, 4, h, w] as the UNet has them -> image [B, 3, 8 h, 8 w], about [-1, 1] and not clipped.
 
-        Large images are decoded in bands of rows, to rounding the same, and so are they encoded. ``band``, values
+        Large images are decoded in chunks of rows, to rounding the same, and so are they encoded. ``chunk``, values
         at once, sets their height at any size.
         """
-        band = self._band(latents, self.config.factor**2, band)
-        return self.decoder(self.post_quant_conv(latents / self.config.scaling), impl, band)
+        chunk = self._chunk(latents, self.config.factor**2, chunk)
+        return self.decoder(self.post_quant_conv(latents / self.config.scaling), impl, chunk)
 
     @staticmethod
-    def _band(x: Tensor, pixels: int, band: int | None) -> int | None:
+    def _chunk(x: Tensor, pixels: int, chunk: int | None) -> int | None:
         """Values at once for ``x`` [B, C, h, w] with ``pixels`` of the image at each position; None for all."""
         device = "cpu" if x.device.type == "cpu" else "cuda"
         whole = x.shape[-2] * x.shape[-1] * pixels <= LARGEST_WHOLE[device]
-        return BAND[device] if band is None and not whole else band
+        return CHUNK[device] if chunk is None and not whole else chunk
 
 
-def _rows(x: Tensor, band: int) -> int:
-    """Height of a band of ``x`` [B, C, H, W]."""
-    return max(1, band // (x.shape[1] * x.shape[3]))
+def _rows(x: Tensor, chunk: int) -> int:
+    """Height of a chunk of ``x`` [B, C, H, W]."""
+    return max(1, chunk // (x.shape[1] * x.shape[3]))
 
 
 def _resnet(config: VAEConfig, in_channels: int, out_channels: int) -> ResnetBlock:

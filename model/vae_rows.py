@@ -1,4 +1,4 @@
-"""Convolutions over large grids in bands of rows: the same result, and working memory for one band alone.
+"""Convolutions over large grids in chunks of rows: the same result, and working memory for one chunk alone.
 
 A decoder of 2048×2048 px holds 2 GB for each copy of its widest features in half precision, and a norm, a gate and a
 padded convolution make several. Tiles that are decoded apart and blended would be cheaper still, but each would be
@@ -18,14 +18,14 @@ from model.cpu_layers import Conv2d
 from model.layers import ResnetBlock, Upsample
 
 
-def resnet_in_bands(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
+def resnet_in_row_chunks(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
     """``block`` without a time shift: [B, C_in, H, W] -> [B, C_out, H, W], ``rows`` rows at once. Overwrites ``x``."""
     h = _convolve(block.conv1, x, rows, _normaliser(block.norm1, x, rows))
     out = _room(x, h)
-    for top, band in _bands(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
-        part = x[:, :, top : top + band.shape[2]]
+    for top, chunk in _row_chunks(block.conv2, h, rows, _normaliser(block.norm2, h, rows)):
+        part = x[:, :, top : top + chunk.shape[2]]
         shortcut = part if block.conv_shortcut is None else block.conv_shortcut(part)
-        torch.add(shortcut, band, out=out[:, :, top : top + band.shape[2]])
+        torch.add(shortcut, chunk, out=out[:, :, top : top + chunk.shape[2]])
     return out
 
 
@@ -43,12 +43,12 @@ def _room(x: Tensor, h: Tensor) -> Tensor:
     return x if h.shape == x.shape else torch.empty_like(h)
 
 
-def upsample_in_bands(layer: Upsample, x: Tensor, rows: int) -> Tensor:
+def upsample_in_row_chunks(layer: Upsample, x: Tensor, rows: int) -> Tensor:
     """``layer`` of ``x``: [B, C, H, W] -> [B, C, 2 H, 2 W], from ``rows`` rows at once."""
     return _convolve(layer.conv, x, rows, lambda part: F.interpolate(part, scale_factor=2.0, mode="nearest"), scale=2)
 
 
-def output_in_bands(norm: nn.GroupNorm, conv: Conv2d, x: Tensor, rows: int) -> Tensor:
+def output_in_row_chunks(norm: nn.GroupNorm, conv: Conv2d, x: Tensor, rows: int) -> Tensor:
     """``conv`` of the normalised and gated ``x``: [B, C, H, W] -> [B, C_out, H, W]."""
     return _convolve(conv, x, rows, _normaliser(norm, x, rows))
 
@@ -60,12 +60,12 @@ def _convolve(conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Te
     layout = torch.channels_last if last else torch.contiguous_format
     shape = (batch, conv.out_channels, scale * height, scale * width)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    for top, band in _bands(conv, x, rows, prepare, scale):
-        out[:, :, top : top + band.shape[2]] = band
+    for top, chunk in _row_chunks(conv, x, rows, prepare, scale):
+        out[:, :, top : top + chunk.shape[2]] = chunk
     return out
 
 
-def _bands(
+def _row_chunks(
     conv: Conv2d, x: Tensor, rows: int, prepare: Callable[[Tensor], Tensor], scale: int = 1
 ) -> Iterator[tuple[int, Tensor]]:
     """The parts of `_convolve`'s result, each with its first row."""
@@ -73,13 +73,13 @@ def _bands(
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         first = max(top - 1, 0)
-        band = prepare(x[:, :, first : min(bottom + 1, height)])
-        # One row beyond the band on each side, zeros beyond the grid.
+        chunk = prepare(x[:, :, first : min(bottom + 1, height)])
+        # One row beyond the chunk on each side, zeros beyond the grid.
         start, stop = scale * (top - first) - 1, scale * (bottom - first) + 1
-        band = band[:, :, max(start, 0) : stop]
+        chunk = chunk[:, :, max(start, 0) : stop]
         if top == 0 or bottom == height:
-            band = F.pad(band, (0, 0, int(top == 0), int(bottom == height)))
-        yield scale * top, conv.between_rows(band)
+            chunk = F.pad(chunk, (0, 0, int(top == 0), int(bottom == height)))
+        yield scale * top, conv.between_rows(chunk)
 
 
 def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
@@ -97,18 +97,18 @@ def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], 
 
 
 def _statistics(x: Tensor, groups: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each group, [B, groups], merged from bands (Chan et al., 1983)."""
+    """Mean and biased variance of each group, [B, groups], merged from chunks (Chan et al., 1983)."""
     dtype = accumulator(x.dtype)
     batch, channels = x.shape[:2]
     mean = torch.zeros(batch, groups, dtype=dtype, device=x.device)
     squares, count = torch.zeros_like(mean), 0
     for top in range(0, x.shape[2], rows):
-        band = x[:, :, top : top + rows]
-        size = band[0].numel() // groups
+        chunk = x[:, :, top : top + rows]
+        size = chunk[0].numel() // groups
         # Sums by channel come first: they are quick in either layout.
-        own = band.sum((2, 3), dtype=dtype).view(batch, groups, -1).sum(2) / size
+        own = chunk.sum((2, 3), dtype=dtype).view(batch, groups, -1).sum(2) / size
         centre = own.repeat_interleave(channels // groups, 1)[:, :, None, None]
-        inner = (band - centre).square_().sum((2, 3)).view(batch, groups, -1).sum(2)
+        inner = (chunk - centre).square_().sum((2, 3)).view(batch, groups, -1).sum(2)
         away = own - mean
         mean = mean + away * (size / (count + size))
         squares = squares + inner + away.square() * (count * size / (count + size))

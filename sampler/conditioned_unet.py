@@ -1,9 +1,9 @@
-"""The UNet as the samplers see it: noise prediction under a text, plain or guided, and what an image lends."""
+"""The UNet as the samplers see it: under a text, at the timesteps of a run, plain or guided."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,35 +11,33 @@ from torch import Tensor
 
 from kernels import Implementation
 from model.free_u import FreeU
-from model.unet import AttentionFeatures, Conditioning, KVSource, UNet
-from sampler.cuda_graphs import Runner, call_eagerly
+from model.unet import Conditioning, Prediction, UNet
+from model.unet_blocks import AttentionFeatures, KVSource
+from sampler.cuda_graphs import GraphedUNet, with_cuda_graphs
 
 Times = int | Sequence[int]
 """One timestep for all latents of a call, or one for each."""
 
 
 class Denoiser(Protocol):
-    """Noise prediction: latents [B, 4, h, w] and timesteps -> eps [B, 4, h, w]."""
+    """Noise prediction: latents [B, 4, h, w] and timesteps -> eps [B, 4, h, w], and features at the captured levels."""
 
-    def __call__(self, z: Tensor, t: Times) -> Tensor:
-        """The prediction alone."""
-
-    def record(self, z: Tensor, t: Times, levels: Sequence[int]) -> tuple[Tensor, AttentionFeatures]:
-        """The prediction, and what the decoder's self-attention at ``levels`` lends."""
+    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[int] = ()) -> Prediction:
+        """The prediction."""
 
 
 @dataclass(frozen=True)
 class TextConditionedUNet:
     """A UNet under one text, at the timesteps of one run, called with latents of a wider type than its own.
 
-    ``condition`` has a row for each timestep in ``rows``.
+    The methods are those of `model.unet.UNet`, with a timestep in place of its conditioning, which has a row for each
+    timestep in ``rows``.
     """
 
-    unet: UNet
-    condition: Conditioning
+    unet: UNet | GraphedUNet
+    conditioning: Conditioning
     rows: Mapping[int, int]
     dtype: torch.dtype
-    run: Runner = call_eagerly
 
     @staticmethod
     def of(
@@ -49,91 +47,35 @@ class TextConditionedUNet:
         *,
         free_u: FreeU | None = None,
         impl: Implementation = "torch",
-        run: Runner = call_eagerly,
+        graphs: bool = False,
     ) -> TextConditionedUNet:
-        """Under text states ``context`` [1, 77, width] in the UNet's type, at ``times``.
-
-        Every call goes through ``run``. A runner that replays must serve no other `TextConditionedUNet`.
-        """
-        steps = torch.tensor(times, device=context.device)
-        condition = unet.condition(context, steps, free_u=free_u, impl=impl)
-        return TextConditionedUNet(unet, condition, {t: row for row, t in enumerate(times)}, context.dtype, run)
+        """Under text states ``context`` [1, 77, cross_attention_dim] in the UNet's type, at ``times``."""
+        conditioning = unet.condition(context, torch.tensor(times, device=context.device), free_u=free_u, impl=impl)
+        rows = {t: row for row, t in enumerate(times)}
+        return TextConditionedUNet(with_cuda_graphs(unet) if graphs else unet, conditioning, rows, context.dtype)
 
     def at(self, t: Times) -> Conditioning:
-        """The condition at timestep(s) ``t``. Raises KeyError for one that the run has not, ValueError for a gap."""
+        """The conditioning at ``t``. Raises KeyError for a timestep that the run has not, ValueError for a gap."""
         rows = [self.rows[t]] if isinstance(t, int) else [self.rows[each] for each in t]
         if rows == list(range(rows[0], rows[-1] + 1)):
-            return self.condition.rows(rows[0], rows[-1])
+            return self.conditioning.rows(rows[0], rows[-1])
         raise ValueError(f"timesteps {t} are not neighbours in this run")
 
-    def __call__(self, z: Tensor, t: Times) -> Tensor:
-        """Noise prediction [B, 4, h, w] in the type of ``z``."""
-        (eps,) = self._call("plain", lambda x, condition, _: [self.unet.predict(x, condition)], z, t)
-        return eps.to(z.dtype)
+    def __call__(
+        self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
+    ) -> Prediction:
+        """eps in the type of ``z``; features in the UNet's."""
+        predicted = self.unet(z.to(self.dtype), self.at(t), kv_source=kv_source, capture=capture)
+        return Prediction(predicted.eps.to(z.dtype), predicted.features)
 
-    def record(self, z: Tensor, t: Times, levels: Sequence[int]) -> tuple[Tensor, AttentionFeatures]:
-        """As a call, with what the self-attention at ``levels`` lends."""
+    def self_and_cross(self, z: Tensor, t: Times, kv_source: KVSource) -> tuple[Tensor, Tensor]:
+        """eps with the image's own keys and values, and with those of ``kv_source``."""
+        own, cross = self.unet.self_and_cross(z.to(self.dtype), self.at(t), kv_source)
+        return own.to(z.dtype), cross.to(z.dtype)
 
-        def work(x: Tensor, condition: Conditioning, _: KVSource | None) -> list[Tensor]:
-            eps, lent = self.unet.record(x, condition, levels)
-            return [eps, *lent.values()]
-
-        eps, *tokens = self._call(("record", tuple(levels)), work, z, t)
-        return eps.to(z.dtype), dict(zip(self.unet.layers(levels), tokens, strict=True))
-
-    def lend(self, z: Tensor, t: Times, levels: Sequence[int]) -> AttentionFeatures:
-        """What the self-attention at ``levels`` lends alone, which costs less than a whole pass."""
-
-        def work(x: Tensor, condition: Conditioning, _: KVSource | None) -> list[Tensor]:
-            return list(self.unet.lend(x, condition, levels).values())
-
-        tokens = self._call(("lend", tuple(levels)), work, z, t)
-        return dict(zip(self.unet.layers(levels), tokens, strict=True))
-
-    def borrow(self, z: Tensor, t: int, source: KVSource) -> Tensor:
-        """Noise prediction [B, 4, h, w] with keys and values from ``source``."""
-
-        def work(x: Tensor, condition: Conditioning, given: KVSource | None) -> list[Tensor]:
-            return [self.unet.predict(x, condition, source=given)]
-
-        (eps,) = self._call("borrow", work, z, t, source)
-        return eps.to(z.dtype)
-
-    def both(self, z: Tensor, t: int, source: KVSource) -> tuple[Tensor, Tensor]:
-        """Predictions with the image's own keys and with those of ``source``: one pass to the first that is lent."""
-
-        def work(x: Tensor, condition: Conditioning, given: KVSource | None) -> list[Tensor]:
-            shared = self.unet.encode(x, condition)
-            shared = self.unet.advance(shared, condition, until=source.first)
-            return [self.unet.decode(shared, condition), self.unet.decode(shared, condition, source=given)]
-
-        own, swapped = self._call("both", work, z, t, source)
-        return own.to(z.dtype), swapped.to(z.dtype)
-
-    def _call(
-        self,
-        kind: Hashable,
-        work: Callable[[Tensor, Conditioning, KVSource | None], list[Tensor]],
-        z: Tensor,
-        t: Times,
-        source: KVSource | None = None,
-    ) -> Sequence[Tensor]:
-        """Run ``work`` on latents, condition and source; all that differs between calls goes through as tensors."""
-        condition = self.at(t)
-        lent = {} if source is None else source.lent
-        inputs = [z.to(self.dtype), *condition.time_shifts.values(), *lent.values()]
-
-        def flat(x: Tensor, *rest: Tensor) -> list[Tensor]:
-            count = len(condition.time_shifts)
-            time_shifts = dict(zip(condition.time_shifts, rest[:count], strict=True))
-            tokens = dict(zip(lent, rest[count:], strict=True))
-            given = None if source is None else replace(source, lent=tokens)
-            return work(x, replace(condition, time_shifts=time_shifts), given)
-
-        if source is not None and source.classes:
-            # Classes are read by value in PyTorch's implementation, which no recording can.
-            return flat(*inputs)
-        return self.run((kind, tuple(lent)), flat, inputs)
+    def features(self, z: Tensor, t: Times, levels: Iterable[int]) -> AttentionFeatures:
+        """The features at ``levels`` alone, which costs less than a whole pass."""
+        return self.unet.features(z.to(self.dtype), self.at(t), levels)
 
 
 @dataclass(frozen=True)
@@ -144,17 +86,10 @@ class CFGDenoiser:
     unconditional: TextConditionedUNet
     scale: float
 
-    def __call__(self, z: Tensor, t: Times) -> Tensor:
-        """Noise prediction [B, 4, h, w]; a scale of 1 costs one network call, any other two."""
-        return self._guide(z, t, self.text(z, t))
-
-    def record(self, z: Tensor, t: Times, levels: Sequence[int]) -> tuple[Tensor, AttentionFeatures]:
-        """As a call, with what the text-conditioned pass lends at ``levels``."""
-        text, lent = self.text.record(z, t, levels)
-        return self._guide(z, t, text), lent
-
-    def _guide(self, z: Tensor, t: Times, text: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[int] = ()) -> Prediction:
+        """A scale of 1 costs one network call, any other two. Features are those of the pass under the text."""
+        text = self.text(z, t, capture=capture)
         if self.scale == 1.0:
             return text
-        base = self.unconditional(z, t)
-        return base + self.scale * (text - base)
+        base = self.unconditional(z, t).eps
+        return Prediction(base + self.scale * (text.eps - base), text.features)

@@ -15,14 +15,14 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
 
 
 def predict_x0(x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    """x0 of method.md: the clean latents that ``x`` and its noise prediction imply. Not clipped."""
+    """x0 of docs/method.md: the clean latents that ``x`` and its noise prediction imply. Not clipped."""
     return (x - math.sqrt(1.0 - alpha_bar) * eps) / math.sqrt(alpha_bar)
 
 
 def ddim_step(x: Tensor, eps: Tensor, alpha_bar: float, alpha_bar_to: float, sigma: float = 0.0) -> Tensor:
     """Carry ``x`` from noise level ``alpha_bar`` to ``alpha_bar_to``, leaving room for noise of deviation ``sigma``.
 
-    With ``alpha_bar_to`` the cleaner level this is mu of method.md, with the noisier one a step of DDIM inversion.
+    With ``alpha_bar_to`` the cleaner level this is mu of docs/method.md, with the noisier one a step of DDIM inversion.
     """
     direction = math.sqrt(max(1.0 - alpha_bar_to - sigma**2, 0.0))
     return math.sqrt(alpha_bar_to) * predict_x0(x, eps, alpha_bar) + direction * eps

@@ -1,4 +1,4 @@
-"""Where what an image lends is kept between uses: on the network's device, in host memory or on disk, by a budget."""
+"""Where an image's features are kept between uses: on the network's device, in host memory or on disk, by a budget."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import UNetConfig
-from model.unet import AttentionFeatures, Layer
+from model.unet_blocks import AttentionFeatures, Layer
 
 
 @dataclass(frozen=True)
 class CacheBudget:
-    """Bytes that kept tokens may take: on the network's ``device``, in ``host`` memory (pinned for a GPU), on ``disk``.
+    """Bytes that cached features may take: on the network's ``device``, in ``host`` memory (pinned for a GPU), on
+    ``disk``.
 
-    The files go to a folder of their own in ``folder`` (None: where temporary files go). What fits nowhere, or finds
-    the disk full, is computed again where it is needed. SD-1.5 at 512 px takes 11.8 MB a step in half precision, 0.6 GB
-    an origin.
+    The files go to a folder of their own where temporary files go. What fits nowhere, or finds the disk full, is
+    computed again where it is needed. SD-1.5 at 512 px takes 11.8 MB a step in half precision, 0.6 GB an origin.
     """
 
     device: int = 0
     host: int = 0
     disk: int = 0
-    folder: Path | None = None
 
 
 class CacheEntry(Protocol):
@@ -45,11 +44,11 @@ class CacheEntry(Protocol):
 class InMemory:
     """Kept in the device's or the host's memory."""
 
-    lent: AttentionFeatures
+    features: AttentionFeatures
 
     def fetch(self, device: torch.device) -> AttentionFeatures:
         """As `CacheEntry.fetch`."""
-        return {layer: tokens.to(device, non_blocking=True) for layer, tokens in self.lent.items()}
+        return {layer: tokens.to(device, non_blocking=True) for layer, tokens in self.features.items()}
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,7 @@ class FeatureCache:
             self._folder.cleanup()
             self._folder = None
 
-    @property
-    def used(self) -> Mapping[str, int]:
-        """Bytes in use by place."""
-        return dict(self._used)
-
-    def places(self, sizes: Iterable[int]) -> int:
+    def room_for(self, sizes: Iterable[int]) -> int:
         """How many pieces of ``sizes`` bytes, from the first on, find room one after the other."""
         used, number = dict(self._used), 0
         for size in sizes:
@@ -101,47 +95,42 @@ class FeatureCache:
             number += 1
         return number
 
-    def keep(self, lent: AttentionFeatures) -> CacheEntry | None:
-        """Keep ``lent`` in the first place that has room; None if none has."""
-        size = sum(tokens.nbytes for tokens in lent.values())
+    def put(self, features: AttentionFeatures) -> CacheEntry | None:
+        """Keep ``features`` in the first place that has room; None if none has."""
+        size = sum(tokens.nbytes for tokens in features.values())
         place = self._room(size, self._used)
         if place is None:
             return None
-        kept = self._put(lent, place) if place != "disk" else self._write(lent)
-        if kept is None:
+        entry = self._write(features) if place == "disk" else _in_memory(features, place)
+        if entry is None:
             # The disk has less room than the budget says: what is to come is computed again instead.
             self._used[place] = self._budget.disk + 1
             return None
         self._used[place] += size
-        self._places[id(kept)] = (kept, place, size)
-        return kept
+        self._places[id(entry)] = (entry, place, size)
+        return entry
 
-    def release(self, kept: Mapping[int, CacheEntry]) -> None:
-        """Give back the room of everything in ``kept`` that this keeper keeps."""
-        for item in kept.values():
-            _, place, size = self._places.pop(id(item), (item, "", 0))
+    def release(self, entries: Iterable[CacheEntry]) -> None:
+        """Give back the room of those ``entries`` that are this cache's."""
+        for entry in entries:
+            _, place, size = self._places.pop(id(entry), (entry, "", 0))
             if place:
                 self._used[place] -= size
-            if isinstance(item, OnDisk):
-                item.path.unlink(missing_ok=True)
+            if isinstance(entry, OnDisk):
+                entry.path.unlink(missing_ok=True)
 
     def _room(self, size: int, used: Mapping[str, int]) -> str | None:
         fitting = (place for place in used if used[place] + size <= getattr(self._budget, place))
         return next(fitting, None)
 
-    def _put(self, lent: AttentionFeatures, place: str) -> CacheEntry:
-        if place == "device":
-            return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
-        return InMemory({layer: _to_host(tokens) for layer, tokens in lent.items()})
-
-    def _write(self, lent: AttentionFeatures) -> CacheEntry | None:
-        """Keep ``lent`` in a file; None, and no file, where it cannot be written."""
+    def _write(self, features: AttentionFeatures) -> CacheEntry | None:
+        """Keep ``features`` in a file; None, and no file, where it cannot be written."""
         path = None
         try:
             if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="stainloom-", dir=self._budget.folder)
+                self._folder = tempfile.TemporaryDirectory(prefix="stainloom-")
             path = Path(self._folder.name) / f"{next(self._numbers)}.safetensors"
-            save_file({f"{level}.{position}": own(tokens) for (level, position), tokens in lent.items()}, path)
+            save_file({f"{level}.{position}": own(tokens) for (level, position), tokens in features.items()}, path)
             return OnDisk(path)
         except (OSError, SafetensorError):
             if path is not None:
@@ -149,8 +138,13 @@ class FeatureCache:
             return None
 
 
-def lent_bytes(config: UNetConfig, positions: int, levels: Iterable[int], dtype: torch.dtype) -> int:
-    """Bytes of what one image of ``positions`` latent positions lends in one step at ``levels``."""
+def in_place(features: AttentionFeatures) -> CacheEntry:
+    """Keep ``features`` where they are, outside of any budget."""
+    return _in_memory(features, "device")
+
+
+def feature_bytes(config: UNetConfig, positions: int, levels: Iterable[int], dtype: torch.dtype) -> int:
+    """Bytes of the features of one image of ``positions`` latent positions in one step at ``levels``."""
     tokens = sum(config.block_out_channels[level] * positions // 4**level for level in levels)
     return (config.layers_per_block + 1) * tokens * dtype.itemsize
 
@@ -159,6 +153,11 @@ def own(tokens: Tensor) -> Tensor:
     """``tokens`` in memory that holds nothing else, so that keeping a part of a batch does not keep the batch."""
     whole = tokens.is_contiguous() and tokens.untyped_storage().nbytes() == tokens.nbytes
     return tokens if whole else tokens.clone(memory_format=torch.contiguous_format)
+
+
+def _in_memory(features: AttentionFeatures, place: str) -> CacheEntry:
+    move = own if place == "device" else _to_host
+    return InMemory({layer: move(tokens) for layer, tokens in features.items()})
 
 
 def _to_host(tokens: Tensor) -> Tensor:

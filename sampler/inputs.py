@@ -1,4 +1,4 @@
-"""What one in-silico image is made from: pixels, label maps, random numbers (method.md, "Inputs" and "Randomness")."""
+"""What one image is made from: pixels, label maps, random numbers (docs/method.md, "Inputs" and "Randomness")."""
 
 from __future__ import annotations
 
@@ -36,16 +36,20 @@ class TransferInputs:
 
 @dataclass(frozen=True)
 class Noise:
-    """All random numbers of one image: structure image [1, 3, H', W'], and per step [T, 4, ·, ·] of the latents."""
+    """All random numbers of one image, in the order in which they are drawn.
 
-    structure: Tensor
+    ``structure_image`` [1, 3, H', W'] is the painted mask with its noise; the others are the latents', for each step:
+    ``origin`` [T, 4, h, w], ``structure`` and ``fresh`` [T, 4, h', w'], the last None where none is asked for.
+    """
+
+    structure_image: Tensor
     origin: Tensor
-    target: Tensor
+    structure: Tensor
     fresh: Tensor | None
 
 
-def draw_noise(seed: int, patch: TransferInputs, settings: Settings, channels: int, factor: int) -> Noise:
-    """Draw everything from one CPU generator in float32, in the order of method.md, "Randomness".
+def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> Noise:
+    """Draw everything from one CPU generator in float32, in the order of docs/method.md, "Randomness".
 
     So a seed means the same on every device. ``channels`` and ``factor`` are those of the latents.
     """
@@ -56,12 +60,12 @@ def draw_noise(seed: int, patch: TransferInputs, settings: Settings, channels: i
         shape = (settings.steps, channels, height // factor, width // factor)
         return torch.randn(shape, generator=generator, dtype=torch.float32)
 
-    greys = settings.greys(patch.num_classes)
-    structure = structure_image(torch.from_numpy(patch.target_labels), greys, settings.mask_noise, generator)
-    origin = per_step(patch.origin_labels)
-    target = per_step(patch.target_labels)
-    fresh = per_step(patch.target_labels) if settings.fresh_noise > 0.0 else None
-    return Noise(structure, origin, target, fresh)
+    intensities = settings.class_intensities(inputs.num_classes)
+    painted = structure_image(torch.from_numpy(inputs.target_labels), intensities, settings.mask_noise, generator)
+    origin = per_step(inputs.origin_labels)
+    structure = per_step(inputs.target_labels)
+    fresh = per_step(inputs.target_labels) if settings.fresh_noise > 0.0 else None
+    return Noise(painted, origin, structure, fresh)
 
 
 def to_unit_range(image: NDArray[np.uint8]) -> Tensor:

@@ -1,47 +1,96 @@
-"""From clean latents to the noisy trajectory x_0 … x_T that leads to them (method.md, "Inversion").
+"""From clean latents to the noisy trajectory x_0 … x_T that leads to them (docs/method.md, "Inversion").
 
 ``x_i`` is the latent that step i starts from, ``x_T`` the clean latents. Trajectories are [T + 1, 4, h, w].
-Functions that call the network yield after each call, so that a caller can show how far they are.
+Generators yield after each network call, so that a caller can show how far they are, and return their result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.unet import AttentionFeatures
+from model.unet_blocks import AttentionFeatures
 from sampler.conditioned_unet import Denoiser
 from sampler.ddim import add_noise, ddim_step, denoise_step
-from sampler.feature_cache import CacheEntry, InMemory, own
+from sampler.feature_cache import CacheEntry
+from sampler.features import FeatureSchedule, row_of
 from sampler.schedule import Step
 from sampler.settings import Settings
 
-FeatureSchedule = Mapping[int, Sequence[int]]
-"""Decoder levels at which an image is to lend its tokens, by step i."""
-
-Keep = Callable[[AttentionFeatures], CacheEntry | None]
-"""Finds a place for what an image lends, or has none for it."""
+Put = Callable[[AttentionFeatures], CacheEntry | None]
+"""Finds a place for features, or has none."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A trajectory [T + 1, 4, h, w] and, where wanted, the noise maps w_i [T, 4, h, w] along it.
+    """``latents`` [T + 1, 4, h, w] and, where wanted, the ``noise_maps`` w_i [T, 4, h, w] that lead along them.
 
-    Maps before the first wanted step are zero and stand for "not computed". ``kept`` holds by step i what came by on
-    the way for others to borrow.
+    Maps that were not computed are zero. ``cached`` holds by step i the features that came by on the way.
     """
 
-    trajectory: Tensor
-    maps: Tensor | None
-    kept: Mapping[int, CacheEntry]
+    latents: Tensor
+    noise_maps: Tensor | None
+    cached: Mapping[int, CacheEntry]
 
 
-def keep_all(lent: AttentionFeatures) -> CacheEntry:
-    """Keep where it is."""
-    return InMemory({layer: own(tokens) for layer, tokens in lent.items()})
+@dataclass(frozen=True)
+class InversionPlan:
+    """The steps that take a network call each, decided before the first, and the features to keep on the way."""
+
+    ddim: range
+    noise_maps: range
+    redenoise: range
+    capture: FeatureSchedule
+
+    @staticmethod
+    def of(settings: Settings, *, noise_maps: bool, capture: FeatureSchedule) -> InversionPlan:
+        """What ``settings`` ask for. Noise maps, which exist for ``ddpm`` alone, are computed if ``noise_maps``."""
+        # Denoising again runs through every executed step; z_out starts later where its way is known.
+        first = settings.start_step if settings.redenoise else settings.computed_steps.start
+        wanted = noise_maps and settings.inversion == "ddpm"
+        return InversionPlan(
+            ddim=range(settings.steps if settings.inversion == "ddim" else 0),
+            noise_maps=range(first, settings.steps - 1) if wanted else range(0),
+            redenoise=range(settings.start_step, settings.steps) if settings.redenoise else range(0),
+            capture=capture,
+        )
+
+    @property
+    def calls(self) -> int:
+        """How often `invert` yields."""
+        return len(self.ddim) + len(self.noise_maps) + len(self.redenoise)
+
+
+def invert(
+    plan: InversionPlan,
+    inverting: Denoiser,
+    text: Denoiser,
+    clean: Tensor,
+    noise: Tensor,
+    schedule: Sequence[Step],
+    *,
+    batch: int,
+    put: Put,
+) -> Generator[None, None, Trajectory]:
+    """Invert ``clean`` [4, h, w] with the drawn ``noise`` [T, 4, h, w], as ``plan`` says.
+
+    ``inverting`` predicts the noise of the inversion, ``text`` that of denoising again; features are the same under
+    both. What ``plan.capture`` asks for goes to ``put`` where a pass comes by it, the last one if there are two.
+    ``batch`` latents go through the network at once where they do not depend on each other.
+    """
+    latents, found = ddpm_trajectory(clean, noise, schedule), None
+    cached: dict[int, CacheEntry] = {}
+    if plan.ddim:
+        latents = yield from ddim_trajectory(inverting, clean, schedule)
+    if plan.noise_maps:
+        capture = {} if plan.redenoise else plan.capture
+        found, cached = yield from noise_maps(inverting, latents, schedule, plan.noise_maps, capture, batch, put)
+    if plan.redenoise:
+        latents, cached = yield from redenoise(text, latents, found, schedule, plan.redenoise, plan.capture, put)
+    return Trajectory(latents, found, cached)
 
 
 def ddpm_trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> Tensor:
@@ -53,119 +102,73 @@ def ddpm_trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> T
     return torch.stack([*noisy, clean])
 
 
-def ddim_trajectory(denoiser: Denoiser, clean: Tensor, schedule: Sequence[Step]) -> Iterator[tuple[int, Tensor]]:
-    """DDIM inversion from ``clean`` [4, h, w] upwards: yields (i, x_i) for i = T - 1 … 0, one call each."""
-    z = clean[None]
-    for i in reversed(range(len(schedule))):
-        step = schedule[i]
-        z = ddim_step(z, denoiser(z, step.t), step.alpha_bar_prev, step.alpha_bar)
-        yield i, z[0]
+def ddim_trajectory(denoiser: Denoiser, clean: Tensor, schedule: Sequence[Step]) -> Generator[None, None, Tensor]:
+    """DDIM inversion from ``clean`` [4, h, w] upwards, one call a step (Song et al., 2010.02502, section 4.3)."""
+    z, latents = clean[None], [clean]
+    for step in reversed(schedule):
+        z = ddim_step(z, denoiser(z, step.t).eps, step.alpha_bar_prev, step.alpha_bar)
+        latents.append(z[0])
+        yield
+    return torch.stack(latents[::-1])
 
 
 def noise_maps(
-    denoiser: Denoiser, trajectory: Tensor, schedule: Sequence[Step], first: int, lending: FeatureSchedule, batch: int
-) -> Iterator[tuple[int, Tensor, AttentionFeatures]]:
+    denoiser: Denoiser,
+    latents: Tensor,
+    schedule: Sequence[Step],
+    wanted: range,
+    capture: FeatureSchedule,
+    batch: int,
+    put: Put,
+) -> Generator[None, None, tuple[Tensor, dict[int, CacheEntry]]]:
     """The noise w_i that carries x_i to x_{i+1}: ``(x_{i+1} - mu(x_i, eps)) / sigma_i`` (2304.06140, eq. 5).
 
-    Yields (i, w_i [4, h, w], what ``lending`` asks for) for i from ``first`` to the last step but one: the last takes
-    no noise. Calls at different i do not depend on each other, so ``batch`` of them run at once.
+    For the steps ``wanted``, of which the last of all takes no noise and is none. Returns w [T, 4, h, w], zero at other
+    steps, and what was kept of the features that ``capture`` asks for. ``batch`` steps, which do not depend on each
+    other, run at once.
     """
-    indices = range(first, len(schedule) - 1)
-    for start in indices[::batch]:
-        chunk = range(start, min(start + batch, indices.stop))
-        x = trajectory[chunk.start : chunk.stop]
-        times = [schedule[i].t for i in chunk]
-        levels = sorted({level for i in chunk for level in lending.get(i, ())})
-        predicted, lent = denoiser.record(x, times, levels) if levels else (denoiser(x, times), {})
-        for row, (i, eps) in enumerate(zip(chunk, predicted, strict=True)):
+    maps = torch.zeros_like(latents[:-1])
+    cached: dict[int, CacheEntry] = {}
+    for start in wanted[::batch]:
+        chunk = range(start, min(start + batch, wanted.stop))
+        x = latents[chunk.start : chunk.stop]
+        levels = sorted({level for i in chunk for level in capture.get(i, ())})
+        predicted = denoiser(x, [schedule[i].t for i in chunk], capture=levels)
+        for row, i in enumerate(chunk):
             step = schedule[i]
-            mean = ddim_step(x[row], eps, step.alpha_bar, step.alpha_bar_prev, step.sigma)
-            yield i, (trajectory[i + 1] - mean) / step.sigma, one(lent, row, lending.get(i, ()))
-
-
-def one(lent: AttentionFeatures, row: int, levels: Sequence[int]) -> AttentionFeatures:
-    """What one image of a batch lends at ``levels``."""
-    return {layer: tokens[row : row + 1] for layer, tokens in lent.items() if layer.level in levels}
+            mean = ddim_step(x[row], predicted.eps[row], step.alpha_bar, step.alpha_bar_prev, step.sigma)
+            maps[i] = (latents[i + 1] - mean) / step.sigma
+            _keep(row_of(predicted.features, row, capture.get(i, ())), i, cached, put)
+            yield
+    return maps, cached
 
 
 def redenoise(
     denoiser: Denoiser,
-    trajectory: Tensor,
+    latents: Tensor,
     maps: Tensor | None,
     schedule: Sequence[Step],
-    first: int,
-    lending: FeatureSchedule,
-) -> Iterator[tuple[int, Tensor, AttentionFeatures]]:
-    """Denoise x_first again with the noise maps of its own inversion, one call a step.
+    wanted: range,
+    capture: FeatureSchedule,
+    put: Put,
+) -> Generator[None, None, tuple[Tensor, dict[int, CacheEntry]]]:
+    """Denoise again with the noise ``maps`` of the image's own inversion, one call for each step ``wanted``.
 
-    Yields (i, x_{i+1} [4, h, w], what ``lending`` asks for at x_i) for i from ``first`` on.
+    Returns the trajectory [T + 1, 4, h, w] from there on, and what was kept of the features that ``capture`` asks for.
     """
-    z = trajectory[first][None]
-    for i in range(first, len(schedule)):
-        step, levels = schedule[i], lending.get(i, ())
-        eps, lent = denoiser.record(z, step.t, levels) if levels else (denoiser(z, step.t), {})
-        noise = None if maps is None or i == len(schedule) - 1 else maps[i][None]
-        z = denoise_step(z, eps, step, noise)
-        yield i, z[0], lent
+    again = latents.clone()
+    cached: dict[int, CacheEntry] = {}
+    z = latents[wanted.start][None]
+    for i in wanted:
+        predicted = denoiser(z, schedule[i].t, capture=capture.get(i, ()))
+        z = denoise_step(z, predicted.eps, schedule[i], None if maps is None or i == len(schedule) - 1 else maps[i])
+        again[i + 1] = z[0]
+        _keep(predicted.features, i, cached, put)
+        yield
+    return again, cached
 
 
-@dataclass(frozen=True)
-class Inverter:
-    """Inverts latents as ``settings`` say: with ``inverting``, and denoised again with ``text`` if they ask for it.
-
-    ``text`` is the prediction that ``inverting`` guides, so that what is lent on either way is the same. ``batch``
-    latents go through the network at once.
-    """
-
-    inverting: Denoiser
-    text: Denoiser
-    settings: Settings
-    schedule: Sequence[Step]
-    batch: int
-
-    @property
-    def _first_map(self) -> int:
-        # Denoising again runs through every executed step; z_out starts later where its way is known.
-        return self.settings.start_step + (0 if self.settings.redenoise else self.settings.num_known_steps)
-
-    def calls(self, *, maps: bool) -> int:
-        """How many network steps `branch` takes."""
-        inversion = len(self.schedule) if self.settings.inversion == "ddim" else 0
-        if self.settings.inversion == "ddpm" and maps:
-            inversion = len(self.schedule) - 1 - self._first_map
-        return inversion + (self.settings.num_denoising_steps if self.settings.redenoise else 0)
-
-    def branch(
-        self, clean: Tensor, noise: Tensor, *, maps: bool, lending: FeatureSchedule, keep: Keep
-    ) -> Iterator[Trajectory | None]:
-        """Invert ``clean`` [4, h, w] with the drawn ``noise`` [T, 4, h, w]: yields None per call, at last the branch.
-
-        Noise maps exist for ``ddpm`` only and are computed where ``maps`` asks for them. What ``lending`` asks for is
-        given to ``keep`` if a pass for something else comes by it.
-        """
-        settings = self.settings
-        trajectory = ddpm_trajectory(clean, noise, self.schedule)
-        found = None
-        kept: dict[int, CacheEntry | None] = {}
-        if settings.inversion == "ddim":
-            for i, x in ddim_trajectory(self.inverting, clean, self.schedule):
-                trajectory[i] = x
-                yield None
-        elif maps:
-            found = torch.zeros_like(noise)
-            passing = {} if settings.redenoise else lending
-            for i, w, lent in noise_maps(
-                self.inverting, trajectory, self.schedule, self._first_map, passing, self.batch
-            ):
-                found[i] = w
-                kept[i] = keep(lent) if lent else None
-                yield None
-        if settings.redenoise:
-            again = trajectory.clone()
-            first = settings.start_step
-            for i, x, lent in redenoise(self.text, trajectory, found, self.schedule, first, lending):
-                again[i + 1] = x
-                kept[i] = keep(lent) if lent else None
-                yield None
-            trajectory = again
-        yield Trajectory(trajectory, found, {i: item for i, item in kept.items() if item is not None})
+def _keep(features: AttentionFeatures, i: int, cached: dict[int, CacheEntry], put: Put) -> None:
+    entry = put(features) if features else None
+    if entry is not None:
+        cached[i] = entry

@@ -1,4 +1,4 @@
-"""Label maps for the sampler: painted as a structure image, and at latent resolution (method.md)."""
+"""Label maps for the sampler: painted as a structure image, and at latent resolution (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def structure_image(labels: Tensor, greys: Sequence[float], variance: float, generator: torch.Generator) -> Tensor:
+def structure_image(
+    labels: Tensor, intensities: Sequence[float], variance: float, generator: torch.Generator
+) -> Tensor:
     """Paint a label map [H, W] grey, add noise, clip: an image [1, 3, H, W] in [-1, 1], float32.
 
-    Class c becomes ``greys[c]`` in [0, 1] on all channels; the Gaussian noise of ``variance`` is drawn from
+    Class c becomes ``intensities[c]`` in [0, 1] on all channels; the Gaussian noise of ``variance`` is drawn from
     ``generator`` (CPU) per pixel and channel. Source: Winter et al., section 3.2.
     """
-    painted = torch.tensor(greys, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
+    painted = torch.tensor(intensities, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
     noise = torch.randn(painted.shape, generator=generator, dtype=torch.float32)
     return ((painted + variance**0.5 * noise).clamp(0.0, 1.0) * 2.0 - 1.0)[None]
 

@@ -1,8 +1,8 @@
-"""From pixels and label maps to `Origin` and `Structure`: encoded, inverted, and kept as far as a budget goes."""
+"""From pixels and label maps to `Origin` and `Structure`: encoded, inverted, and cached as far as a budget goes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from torch import Tensor
 from model import StableDiffusion
 from model.free_u import FreeU
 from sampler.conditioned_unet import CFGDenoiser, TextConditionedUNet
-from sampler.cuda_graphs import call_eagerly, cuda_graphs
-from sampler.denoise import Origin, Structure, lend, mix_noise
 from sampler.execution import Execution
-from sampler.feature_cache import CacheEntry, FeatureCache, lent_bytes
+from sampler.feature_cache import FeatureCache, feature_bytes, in_place
+from sampler.features import Features, FeatureSchedule
 from sampler.inputs import Noise, TransferInputs
-from sampler.inversion import FeatureSchedule, Inverter, Trajectory, keep_all
+from sampler.inversion import InversionPlan, Put, Trajectory, invert
 from sampler.masks import latent_labels
+from sampler.pairs import Origin, Structure
 from sampler.schedule import Step, steps
 from sampler.settings import Settings
 
@@ -45,9 +45,9 @@ class Pipeline:
         if settings.inversion == "ddim":
             schedule = [step.deterministic() for step in schedule]
         free_u = FreeU() if settings.free_u else None
-        text = condition(model, settings.prompt, schedule, execution, free_u)
+        text = under_text(model, settings.prompt, schedule, execution, free_u)
         plain = settings.inversion_guidance == 1.0
-        empty = text if plain else condition(model, "", schedule, execution, free_u)
+        empty = text if plain else under_text(model, "", schedule, execution, free_u)
         inverting = CFGDenoiser(text, empty, settings.inversion_guidance)
         return Pipeline(model, settings, execution, schedule, text, inverting, parameter.device, parameter.dtype)
 
@@ -56,19 +56,9 @@ class Pipeline:
         """The type of latents, schedule and statistics."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    @property
-    def inverter(self) -> Inverter:
-        """Inverts as the run's settings say."""
-        return Inverter(self.inverting, self.text, self.settings, self.schedule, self.execution.batch)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether steps take noise."""
-        return self.settings.inversion == "ddpm"
-
     def encode(self, image: Tensor) -> Tensor:
         """[1, 3, H, W] in [-1, 1] -> clean latents [4, h, w]."""
-        latents = self.model.vae.encode(image.to(self.device, self.dtype), impl=self.execution.elementwise)
+        latents = self.model.vae.encode(image.to(self.device, self.dtype), impl=self.execution.impl)
         return latents.to(self.exact)[0]
 
     def labels(self, labels: NDArray[np.int64], num_classes: int) -> dict[int, Tensor]:
@@ -76,83 +66,90 @@ class Pipeline:
         factor, whole = self.model.config.vae.factor, torch.from_numpy(labels)
         return {level: latent_labels(whole, num_classes, factor * 2**level).to(self.device) for level in (0, 1)}
 
-    def affordable(self, keeper: FeatureCache, clean: Tensor, lending: FeatureSchedule) -> int:
-        """For how many steps of ``lending``, from the first on, ``keeper`` has room; ``clean`` are latents."""
-        config, positions = self.model.config.unet, clean[0].numel()
-        return keeper.places(lent_bytes(config, positions, levels, self.dtype) for levels in lending.values())
-
-    def origin_calls(self, keeper: FeatureCache, clean: Tensor, *, keep: bool) -> int:
-        """Network steps that `build_origin` takes."""
-        lending = {} if self.settings.redenoise or not keep else self.settings.origin_lending()
-        inversion = self.inverter.calls(maps=self.stochastic and self.settings.redenoise)
-        return inversion + self.affordable(keeper, clean, lending)
-
-    @property
-    def needs_noise_maps(self) -> bool:
-        """Whether the structure's own noise maps enter the result."""
-        return self.stochastic and (self.settings.redenoise or self.settings.fresh_noise < 1.0)
-
-    @property
-    def structure_calls(self) -> int:
-        """Network steps that `build_structure` takes."""
-        return self.inverter.calls(maps=self.needs_noise_maps)
+    def invert(self, plan: InversionPlan, clean: Tensor, noise: Tensor, put: Put) -> Generator[None, None, Trajectory]:
+        """`sampler.inversion.invert` under the run's texts, with the ``noise`` as it was drawn."""
+        drawn = noise.to(self.device, self.exact)
+        batch = self.execution.batch
+        return invert(plan, self.inverting, self.text, clean, drawn, self.schedule, batch=batch, put=put)
 
 
-def condition(
+def under_text(
     model: StableDiffusion, prompt: str, schedule: Sequence[Step], execution: Execution, free_u: FreeU | None = None
 ) -> TextConditionedUNet:
     """The model's UNet under the text condition of ``prompt``, at the timesteps of ``schedule``."""
     parameter = next(model.unet.parameters())
     states = model.text_encoder(model.tokenizer([prompt]).to(parameter.device)).to(parameter.dtype)
     times = [step.t for step in schedule]
-    run = cuda_graphs() if execution.graphs else call_eagerly
-    return TextConditionedUNet.of(model.unet, states, times, free_u=free_u, impl=execution.elementwise, run=run)
+    return TextConditionedUNet.of(
+        model.unet, states, times, free_u=free_u, impl=execution.impl, graphs=execution.graphs
+    )
+
+
+@dataclass(frozen=True)
+class OriginPlan:
+    """The network calls that an `Origin` takes: its inversion, and its features at the steps of ``cached``."""
+
+    inversion: InversionPlan
+    cached: FeatureSchedule
+
+    @staticmethod
+    def of(pipeline: Pipeline, clean: Tensor, cache: FeatureCache, *, reused: bool) -> OriginPlan:
+        """For ``clean`` latents [4, h, w]. Features are cached, as far as there is room, if the origin is ``reused``.
+
+        What denoising again comes by costs nothing, so it is kept for a single use too.
+        """
+        settings, wanted = pipeline.settings, pipeline.settings.origin_features()
+        passing = wanted if settings.redenoise else {}
+        inversion = InversionPlan.of(settings, noise_maps=settings.redenoise, capture=passing)
+        if settings.redenoise or not reused:
+            return OriginPlan(inversion, {})
+        unet, positions = pipeline.model.config.unet, clean[0].numel()
+        room = cache.room_for(feature_bytes(unet, positions, levels, pipeline.dtype) for levels in wanted.values())
+        return OriginPlan(inversion, dict(list(wanted.items())[:room]))
+
+    @property
+    def calls(self) -> int:
+        """How often `build_origin` yields."""
+        return self.inversion.calls + len(self.cached)
+
+
+def structure_plan(settings: Settings) -> InversionPlan:
+    """The network calls that a `Structure` takes. Its own noise maps are left out where only fresh noise enters."""
+    wanted = settings.redenoise or settings.fresh_noise < 1.0
+    return InversionPlan.of(settings, noise_maps=wanted, capture=settings.structure_features())
 
 
 def build_origin(
-    run: Pipeline, clean: Tensor, patch: TransferInputs, noise: Noise, keeper: FeatureCache, *, keep: bool
-) -> Iterator[Origin | None]:
-    """Invert ``patch``'s origin from its ``clean`` latents [4, h, w]; yields None per network step, at last the origin.
-
-    With ``keep`` what it will lend is computed now and kept as far as ``keeper`` has room, for more than one use.
-    """
-    settings = run.settings
-    lending = settings.origin_lending()
-    drawn = noise.origin.to(run.device, run.exact)
-    maps = run.stochastic and settings.redenoise
-    # What denoising again comes by costs nothing, so it is kept for a single use too.
-    passing = lending if settings.redenoise else {}
-    branch = None
-    for item in run.inverter.branch(clean, drawn, maps=maps, lending=passing, keep=keeper.keep):
-        branch = item
-        if item is None:
-            yield None
-    assert branch is not None
-    origin = Origin(branch.trajectory, run.labels(patch.origin_labels, patch.num_classes), branch.kept)
-    if keep and not settings.redenoise:
-        kept: dict[int, CacheEntry] = {}
-        affordable = dict(list(lending.items())[: run.affordable(keeper, clean, lending)])
-        for i, lent in lend(run.text, origin, affordable, run.schedule, run.execution.batch):
-            place = keeper.keep(lent)
-            kept |= {} if place is None else {i: place}
-            yield None
-        origin = Origin(origin.trajectory, origin.labels, kept)
-    yield origin
+    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Noise, cache: FeatureCache
+) -> Generator[None, None, Origin]:
+    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w]; yields after each network call."""
+    labels = pipeline.labels(inputs.origin_labels, inputs.num_classes)
+    trajectory = yield from pipeline.invert(plan.inversion, clean, noise.origin, cache.put)
+    cached = dict(trajectory.cached)
+    features = Features(pipeline.text, trajectory.latents, pipeline.schedule, plan.cached, {}, pipeline.execution.batch)
+    for i in plan.cached:
+        entry = cache.put(features.at(i))
+        if entry is None:  # another origin took the room, or the disk is full
+            break
+        cached[i] = entry
+        yield
+    return Origin(trajectory.latents, labels, cached)
 
 
-def build_structure(run: Pipeline, clean: Tensor, patch: TransferInputs, noise: Noise) -> Iterator[Structure | None]:
-    """Invert the painted mask from its ``clean`` latents [4, h', w']; yields as `build_origin` does."""
-    settings = run.settings
-    drawn = noise.target.to(run.device, run.exact)
-    branch: Trajectory | None = None
-    for item in run.inverter.branch(
-        clean, drawn, maps=run.needs_noise_maps, lending=settings.structure_lending(), keep=keep_all
-    ):
-        branch = item
-        if item is None:
-            yield None
-    assert branch is not None
-    maps = branch.maps
-    if run.stochastic and noise.fresh is not None:
-        maps = mix_noise(maps, noise.fresh.to(run.device, run.exact), settings.fresh_noise)
-    yield Structure(branch.trajectory, maps, run.labels(patch.target_labels, patch.num_classes), branch.kept)
+def build_structure(
+    pipeline: Pipeline, clean: Tensor, inputs: TransferInputs, noise: Noise
+) -> Generator[None, None, Structure]:
+    """Invert the painted mask from its ``clean`` latents [4, h', w']; yields after each network call."""
+    settings = pipeline.settings
+    labels = pipeline.labels(inputs.target_labels, inputs.num_classes)
+    trajectory = yield from pipeline.invert(structure_plan(settings), clean, noise.structure, in_place)
+    maps = trajectory.noise_maps
+    if settings.inversion == "ddpm" and noise.fresh is not None:
+        maps = mix_noise(maps, noise.fresh.to(pipeline.device, pipeline.exact), settings.fresh_noise)
+    return Structure(trajectory.latents, maps, labels, trajectory.cached)
+
+
+def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:
+    """``sqrt(1 - f)·w_structure + sqrt(f)·fresh`` (docs/method.md, step 5); ``structure`` None for a share of 1."""
+    mixed = share**0.5 * fresh
+    return mixed if structure is None else (1.0 - share) ** 0.5 * structure + mixed

@@ -1,4 +1,4 @@
-"""The noise schedule of SD-1.x and the timesteps of a run (method.md, "Noise schedule")."""
+"""The noise schedule of SD-1.x and the timesteps of a run (docs/method.md, "Noise schedule")."""
 
 from __future__ import annotations
 

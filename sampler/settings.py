@@ -1,4 +1,4 @@
-"""What a run of the method can be told, the two presets, and which step does what (method.md, "Denoising")."""
+"""What a run of the method can be told, the two presets, and which step does what (docs/method.md, "Denoising")."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from imaging.errors import InputError
-from model.files import shown, shown_name
+from sampler.errors import SettingError
+from sampler.option import at_least, between, check_options, none_or, one_of, option
 
 Inversion = Literal["ddpm", "ddim"]
 AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
-INVERSIONS: tuple[Inversion, ...] = ("ddpm", "ddim")
-ADAIN_MODES: tuple[AdaIN, ...] = ("alternating", "all", "global", "foreground", "none")
 DDPM_SKIP_STEPS = 32
 SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
 MOST_STEPS = 999
@@ -33,14 +31,14 @@ class Span:
 
     @staticmethod
     def parse(text: str) -> Span:
-        """``"10:90"`` -> Span(10, 90). Raises InputError for anything but two numbers A < B."""
+        """``"10:90"`` -> Span(10, 90). Raises ValueError for anything but two numbers A < B."""
         found = re.fullmatch(r"\s*([0-9]{1,9})\s*:\s*([0-9]{1,9})\s*", text)
         if found is None:
-            raise InputError(f"range {shown(text)}: write it as A:B with whole numbers, for example 10:90")
+            raise ValueError("must be a range A:B of whole numbers, for example 10:90")
         span = Span(int(found[1]), int(found[2]))
         if span.start >= span.stop:
             kind = "empty" if span.start == span.stop else "reversed"
-            raise InputError(f"range {text!r} is {kind}: A must be less than B (the step B is not in it)")
+            raise ValueError(f"the range is {kind}: A must be less than B (the step B is not in it)")
         return span
 
     def __contains__(self, j: object) -> bool:
@@ -50,118 +48,120 @@ class Span:
         return f"{self.start}:{self.stop}"
 
 
+def _intensities(values: tuple[float, ...]) -> str | None:
+    within = 0 < len(values) <= 256 and all(0.0 <= value <= 1.0 for value in values)
+    return None if within else "must be intensities from 0 (black) to 1 (white)"
+
+
+GUIDANCE = between(-LARGEST_GUIDANCE, LARGEST_GUIDANCE)
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that decides the result besides the inputs, the weights and the seed. Defaults: the ``winter`` preset.
 
-    ``skip_steps`` None means 32 for ``ddpm`` and 0 for ``ddim``. ``guidance`` is a of alpha_j, ``contrast`` beta. A
-    ``cross_attn`` of None swaps nothing at that level. ``counter_lag`` is subtracted from j where swaps and
-    structure steps are tested. Extensions: with ``restrict_attention``, swapped attention sees the query's class
-    alone; with ``adain_features`` its output takes the origin's values' statistics, class by class.
-    ``structure_every`` 0 never takes the structure's keys.
+    Fields without an option belong to the presets: ``redenoise`` denoises origin and structure again beside z_out,
+    ``counter_lag`` is subtracted from j where swaps and structure steps are tested, ``free_u`` is the public code's.
     """
 
-    prompt: str = "an immunohistochemistry image of epithelium and stroma"
-    steps: int = 100
-    skip_steps: int | None = None
-    inversion: Inversion = "ddpm"
-    inversion_guidance: float = 1.0
-    cross_attn_64: Span | None = Span(10, 90)
-    cross_attn_32: Span | None = Span(10, 70)
-    adain_range: Span = Span(20, 100)
-    adain: AdaIN = "alternating"
-    guidance: float = 3.5
-    contrast: float = 1.67
-    structure_every: int = 5
-    structure_until: int = 40
-    class_values: tuple[float, ...] | None = None
-    mask_noise: float = 1e-4
-    fresh_noise: float = 0.0
-    restrict_attention: bool = False
-    adain_features: bool = False
+    prompt: str = option(
+        "an immunohistochemistry image of epithelium and stroma", "TEXT", "text condition of every network call"
+    )
+    steps: int = option(100, "T", "steps of the whole schedule", check=between(1, MOST_STEPS))
+    skip_steps: int | None = option(
+        None, "S", "noisiest steps left out", check=none_or(at_least(0)), shown="32 with ddpm, 0 with ddim"
+    )
+    inversion: Inversion = option(
+        "ddpm",
+        "MODE",
+        "ddpm: edit-friendly noise maps; ddim: deterministic",
+        check=one_of(*get_args(Inversion)),
+    )
+    inversion_guidance: float = option(1.0, "S", "classifier-free guidance of the inversion", check=GUIDANCE)
+    cross_attn_64: Span | None = option(
+        Span(10, 90), "A:B", "steps that swap keys and values at latent resolution, or none"
+    )
+    cross_attn_32: Span | None = option(Span(10, 70), "A:B", "the same at half of it")
+    adain_range: Span = option(Span(20, 100), "A:B", "steps that match statistics")
+    adain: AdaIN = option(
+        "alternating",
+        "MODE",
+        "whose statistics a step matches: " + ", ".join(get_args(AdaIN)),
+        check=one_of(*get_args(AdaIN)),
+    )
+    guidance: float = option(
+        3.5, "A", "how far the prediction moves from self- towards cross-attention's", check=GUIDANCE
+    )
+    contrast: float = option(1.67, "BETA", "contrast of the swapped attention, 1 is off", check=between(*CONTRASTS))
+    structure_every: int = option(
+        5, "N", "every Nth step swaps in the mask's own keys instead, 0 never", check=at_least(0)
+    )
+    structure_until: int = option(40, "J", "… in steps before this one", check=at_least(0))
+    class_values: tuple[float, ...] | None = option(
+        None, "V,V,…", "intensities that paint the classes", check=none_or(_intensities), shown="0.1,0.5 for two"
+    )
+    mask_noise: float = option(1e-4, "VAR", "variance of the noise on the painted mask", check=between(0, 1))
+    fresh_noise: float = option(0.0, "F", "share of fresh noise in each step, 0 to 1", check=between(0, 1))
+    within_class_attention: bool = option(
+        False,
+        None,
+        "swapped attention sees the query's own class alone (an extension)",
+        aliases=("restrict_attention",),
+    )
+    adain_features: bool = option(False, None, "match its output's statistics class by class too (an extension)")
     redenoise: bool = False
     counter_lag: int = 0
     free_u: bool = False
 
     @property
     def start_step(self) -> int:
-        """S of method.md: the index of the first executed step."""
+        """S of docs/method.md: the index of the first executed step."""
         if self.skip_steps is not None:
             return self.skip_steps
         return DDPM_SKIP_STEPS if self.inversion == "ddpm" else 0
 
     @property
     def num_denoising_steps(self) -> int:
-        """J of method.md: the number of executed steps."""
+        """J of docs/method.md: the number of executed steps."""
         return self.steps - self.start_step
 
     def check(self) -> None:
-        """Raise InputError, in one line and naming the option, for a value that makes no sense."""
-        guidances = f"from {-LARGEST_GUIDANCE:g} to {LARGEST_GUIDANCE:g}"
-        problems = [
-            (not 1 <= self.steps <= MOST_STEPS, f"--steps {self.steps}: must be from 1 to {MOST_STEPS}"),
-            (self.start_step < 0, f"--skip-steps {self.start_step}: must not be negative"),
-            (
-                self.start_step >= self.steps,
-                f"--skip-steps {self.start_step} leaves none of {self.steps} steps: give fewer, or more --steps",
-            ),
-            (
-                self.inversion not in INVERSIONS,
-                f"--inversion {shown_name(self.inversion)}: one of {', '.join(INVERSIONS)}",
-            ),
-            (self.adain not in ADAIN_MODES, f"--adain {shown_name(self.adain)}: one of {', '.join(ADAIN_MODES)}"),
-            (self.structure_every < 0, f"--structure-every {self.structure_every}: must be 0 (off) or more"),
-            (self.structure_until < 0, f"--structure-until {self.structure_until}: must not be negative"),
-            (not 0.0 <= self.fresh_noise <= 1.0, f"--fresh-noise {self.fresh_noise}: must be from 0 to 1"),
-            (not 0.0 <= self.mask_noise <= 1.0, f"--mask-noise {self.mask_noise}: a variance from 0 to 1"),
-            (
-                not CONTRASTS[0] <= self.contrast <= CONTRASTS[1],
-                f"--contrast {self.contrast}: must be from {CONTRASTS[0]:g} to {CONTRASTS[1]:g} (1 is off)",
-            ),
-            (not abs(self.guidance) <= LARGEST_GUIDANCE, f"--guidance {self.guidance}: must be {guidances}"),
-            (
-                not abs(self.inversion_guidance) <= LARGEST_GUIDANCE,
-                f"--inversion-guidance {self.inversion_guidance}: must be {guidances}",
-            ),
-            (
-                self.class_values is not None and not all(0.0 <= v <= 1.0 for v in self.class_values),
-                "--class-values: greys must be from 0 (black) to 1 (white)",
-            ),
-        ]
-        for wrong, message in problems:
-            if wrong:
-                raise InputError(message)
+        """Raise SettingError for a value that makes no sense."""
+        check_options(self)
+        if self.start_step >= self.steps:
+            reason = f"leaves none of {self.steps} steps: must be less than the number of steps"
+            raise SettingError("skip_steps", self.start_step, reason)
 
     def swapped_levels(self, j: int) -> tuple[int, ...]:
-        """Decoder levels whose self-attention borrows keys and values in executed step ``j`` (step 2)."""
+        """Decoder levels whose self-attention takes another image's keys and values in executed step ``j`` (step 2)."""
         counter = j - self.counter_lag
         spans = ((1, self.cross_attn_32), (0, self.cross_attn_64))
         return tuple(level for level, span in spans if span is not None and counter in span)
 
-    def borrows_from_structure(self, j: int) -> bool:
+    def swaps_in_structure(self, j: int) -> bool:
         """Whether the swap of step ``j`` takes the structure's keys and values instead of the origin's."""
         counter = j - self.counter_lag
         return self.structure_every > 0 and counter < self.structure_until and counter % self.structure_every == 0
 
-    def structure_lending(self) -> dict[int, tuple[int, ...]]:
-        """The levels at which the structure lends keys and values, by step i, in the steps that take them from it."""
-        return self._lending(structure=True)
+    def structure_features(self) -> dict[int, tuple[int, ...]]:
+        """The levels whose features are taken from the structure, by step i, in the steps that do."""
+        return self._features(structure=True)
 
-    def origin_lending(self) -> dict[int, tuple[int, ...]]:
-        """The levels at which the origin lends keys and values, by step i, in the steps that take them from it."""
-        return self._lending(structure=False)
+    def origin_features(self) -> dict[int, tuple[int, ...]]:
+        """The levels whose features are taken from the origin, by step i, in the steps that do."""
+        return self._features(structure=False)
 
-    def _lending(self, *, structure: bool) -> dict[int, tuple[int, ...]]:
-        steps = (j for j in range(self.num_denoising_steps) if self.borrows_from_structure(j) == structure)
-        lending = {self.start_step + j: self.swapped_levels(j) for j in steps}
-        return {i: levels for i, levels in lending.items() if levels}
+    def _features(self, *, structure: bool) -> dict[int, tuple[int, ...]]:
+        steps = (j for j in range(self.num_denoising_steps) if self.swaps_in_structure(j) == structure)
+        wanted = {self.start_step + j: self.swapped_levels(j) for j in steps}
+        return {i: levels for i, levels in wanted.items() if levels}
 
     @property
     def num_known_steps(self) -> int:
         """Executed steps, from the first, that need no computing: z_out is still a trajectory that is known.
 
         So it is up to the first swap or AdaIN, if the structure's own noise alone drives it and the inversion used the
-        prediction that denoising uses (method.md, "What is exact and may be saved"). The last step takes no noise,
+        prediction that denoising uses (docs/method.md, "What is exact and may be saved"). The last step takes no noise,
         which the known trajectory does, and is always computed.
         """
         followed = self.redenoise or (self.inversion == "ddpm" and self.inversion_guidance == 1.0)
@@ -169,6 +169,11 @@ class Settings:
             return 0
         touching = (j for j in range(self.num_denoising_steps) if self.swapped_levels(j) or self.adain_classes(j, 1))
         return min(next(touching, self.num_denoising_steps), self.num_denoising_steps - 1)
+
+    @property
+    def computed_steps(self) -> range:
+        """The steps i that denoising computes: all executed ones but the known ones."""
+        return range(self.start_step + self.num_known_steps, self.steps)
 
     def swap_guidance(self, j: int) -> float | None:
         """alpha_j of step 4, or None outside the guided steps.
@@ -191,13 +196,12 @@ class Settings:
             return (j % num_classes,)
         return tuple(range(num_classes)) if self.adain == "all" else (0,)
 
-    def greys(self, num_classes: int) -> tuple[float, ...]:
-        """v_c of the structure image. Raises InputError if ``class_values`` has another number of classes."""
+    def class_intensities(self, num_classes: int) -> tuple[float, ...]:
+        """v_c of the structure image. Raises SettingError if ``class_values`` has another number of classes."""
         if self.class_values is not None:
             if len(self.class_values) != num_classes:
-                raise InputError(
-                    f"--class-values has {len(self.class_values)} values, but there are {num_classes} classes"
-                )
+                reason = f"has {len(self.class_values)} values, but there are {num_classes} classes"
+                raise SettingError("class_values", self.class_values, reason)
             return self.class_values
         if num_classes == 1:
             return (0.1,)
@@ -237,9 +241,9 @@ def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str,
 
 
 def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
-    """The ``preset`` with ``overrides`` by field name, checked. Raises InputError."""
+    """The ``preset`` with ``overrides`` by field name, checked. Raises SettingError."""
     if preset not in PRESETS:
-        raise InputError(f"--preset {shown_name(preset)}: one of {', '.join(PRESETS)}")
+        raise SettingError("preset", preset, f"must be one of {', '.join(PRESETS)}")
     settings = replace(PRESETS[preset], **overrides)
     settings.check()
     return settings

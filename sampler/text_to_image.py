@@ -10,10 +10,9 @@ from model import StableDiffusion
 from sampler.conditioned_unet import CFGDenoiser
 from sampler.ddim import denoise_step
 from sampler.execution import Execution
-from sampler.inputs import to_pixels
-from sampler.prepare import condition
+from sampler.prepare import under_text
 from sampler.schedule import steps
-from sampler.series import Progress, Result, check_finite, not_finite
+from sampler.series import Progress, Result, check_finite, decode
 
 
 @torch.inference_mode()
@@ -30,7 +29,7 @@ def text_to_image(
     """Sample one image of ``size`` (height, width, multiples of 64 px) in ``count`` steps at guidance ``scale``.
 
     The starting noise is drawn on the CPU from ``seed``. Raises ValueError for a bad size or number of steps,
-    InputError where values leave the type's range.
+    NotFiniteError where values leave the type's range.
     Sources: Song et al., arXiv 2010.02502 (eta = 0); Ho and Salimans, arXiv 2207.12598.
     """
     parameter = next(model.unet.parameters())
@@ -38,17 +37,14 @@ def text_to_image(
     shape = (1, model.config.vae.latent_channels, size[0] // factor, size[1] // factor)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(parameter.device)
     schedule = [step.deterministic() for step in steps(count)]
-    text, empty = (condition(model, words, schedule, execution) for words in (prompt, ""))
+    text, empty = (under_text(model, words, schedule, execution) for words in (prompt, ""))
     denoiser = CFGDenoiser(text, empty, scale)
     finite = [z.isfinite().all()]
     for done, step in enumerate(schedule, start=1):
-        z = denoise_step(z, denoiser(z, step.t), step, None)
+        z = denoise_step(z, denoiser(z, step.t).eps, step, None)
         finite.append(z.isfinite().all())
         yield Progress("denoise", done, count)
     check_finite(finite, parameter.dtype)
-    decoded = model.vae.decode(z.to(parameter.dtype), impl=execution.elementwise)
-    if not bool(decoded.isfinite().all()):
-        raise not_finite("decoding", parameter.dtype)
-    image = to_pixels(decoded)
+    image = decode(model, z, execution.impl)
     yield Progress("decode", 1, 1)
     yield Result(image, z.cpu())

@@ -17,7 +17,6 @@ MAY_IMPORT = {
     "imaging": frozenset[str](),
     "commands": frozenset({"imaging", "kernels", "model", "sampler"}),
 }
-EXCEPTIONS = frozenset({("sampler", "imaging.errors")})
 
 
 def imported(source: str) -> set[str]:
@@ -43,5 +42,5 @@ def test_parts_import_nothing_but_what_lies_below_them(part: str) -> None:
     for path in modules:
         for name in imported(path.read_text(encoding="utf-8")):
             owner = name.split(".")[0]
-            allowed = owner == part or owner in MAY_IMPORT[part] or (part, name) in EXCEPTIONS
+            allowed = owner == part or owner in MAY_IMPORT[part]
             assert allowed or owner not in OWN | {"benchmarks", "demo", "distribution", "tests"}, f"{path}: {name}"

@@ -58,12 +58,16 @@ def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
     if is_folder(folder / "tokenizer"):
         _check_tokenizer(folder / "tokenizer", tokenizer)
     networks = build_networks(config)
-    names = (lambda parameters: {name: name for name in parameters}), vae_folder, text_folder
+    names = (_as_they_are, vae_folder, text_folder)
     entries = [
         _find_part(folder / part, network, names_of(network.state_dict()))
         for part, network, names_of in zip(WEIGHTS, networks, names, strict=True)
     ]
     return Unfilled(config, networks, entries)
+
+
+def _as_they_are(parameters: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in parameters}
 
 
 def needed_files(names: Sequence[str]) -> list[str]:

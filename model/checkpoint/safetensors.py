@@ -113,7 +113,7 @@ def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> CheckpointE
     largest = max(abs(float(end)) for end in stored.aminmax())
     kind = str(dtype).removeprefix("torch.")
     narrow = dtype == torch.float16 and largest < torch.finfo(torch.bfloat16).max
-    fix = "take --dtype bf16 or fp32" if narrow else "no type that the networks run in can, take other weights"
+    fix = "take `dtype` bf16 or fp32" if narrow else "no type that the networks run in can, take other weights"
     return CheckpointError(f"{entry.path}: {shown_name(entry.key)} holds {largest:.4g}, too large for {kind}: {fix}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import __main__ as entry
 from benchmarks import ablation, scaling
 from benchmarks.optimizations import NOTHING, ORDER
-from tests.benchmarks.test_commands import rows, run
+from tests.benchmarks.running import rows, run
 
 
 def test_both_and_the_table_are_listed():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,18 +9,9 @@ from pathlib import Path
 
 from benchmarks import __main__ as entry
 from benchmarks import job, kernels, networks
+from tests.benchmarks.running import rows, run
 
 ROOT = Path(__file__).parents[2]
-
-
-def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def run(monkeypatch, module, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert module.main() == 0
 
 
 def test_without_a_name_the_benchmarks_are_listed(capsys):

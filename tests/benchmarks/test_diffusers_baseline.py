@@ -105,7 +105,7 @@ def test_compiled_it_is_one_graph_for_each_kind_of_pass(ours, monkeypatch):
     [
         {"inversion": "ddim"},
         {"inversion_guidance": 3.5},
-        {"restrict_attention": True},
+        {"within_class_attention": True},
         {"adain_features": True},
         {"redenoise": True},
         {"free_u": True},

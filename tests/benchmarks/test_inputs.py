@@ -95,14 +95,14 @@ def test_ten_steps_have_every_kind_of_step():
     swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
     assert swapped == [1, 2, 3, 4, 5, 6]
     # 6 of 58 in the preset: one of six is nearer than none.
-    assert [j for j in swapped if settings.borrows_from_structure(j)] == [2]
+    assert [j for j in swapped if settings.swaps_in_structure(j)] == [2]
 
 
 @pytest.mark.parametrize("steps", [20, 50, 200])
 def test_the_share_of_steps_that_take_the_structures_keys_stays(steps):
     settings = shortened(steps)
     swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
-    taken = sum(settings.borrows_from_structure(j) for j in swapped)
+    taken = sum(settings.swaps_in_structure(j) for j in swapped)
     assert abs(taken - len(swapped) * 6 / 58) <= 1
 
 

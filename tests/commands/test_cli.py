@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,43 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cli
-
-ROOT = Path(cli.__file__).resolve().parent
-QUICK = [
-    "--steps",
-    "6",
-    "--skip-steps",
-    "1",
-    "--cross-attn-64",
-    "1:4",
-    "--cross-attn-32",
-    "1:3",
-    "--adain-range",
-    "2:5",
-]
-
-
-@pytest.fixture
-def job(tmp_path, tiny_folder):
-    """Files of a small job, and the arguments that run it."""
-    rng = np.random.default_rng(3)
-    Image.fromarray(rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)).save(tmp_path / "patch.png")
-    for name, shape in (("patch_mask", (64, 128)), ("wanted", (70, 90))):
-        labels = np.kron(rng.integers(0, 2, (8, 9)), np.ones((8, 16)))
-        labels = np.pad(labels, ((0, 64), (0, 64)), mode="wrap")[: shape[0], : shape[1]]
-        Image.fromarray(labels.astype(np.uint8)).save(tmp_path / f"{name}.png")
-    files = {"origin": "patch.png", "origin-mask": "patch_mask.png", "target-mask": "wanted.png"}
-    arguments = [word for option, name in files.items() for word in (f"--{option}", str(tmp_path / name))]
-    # The type is named, since the default depends on the processor.
-    return [*arguments, "--weights", str(tiny_folder), "--output", str(tmp_path / "out"), "--dtype", "fp32", *QUICK]
-
-
-def generate(*arguments: str) -> int:
-    return cli.main(["generate", *arguments])
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+from tests.commands.running import ROOT, files_in, generate
 
 
 def test_an_image_has_the_size_of_its_mask_and_paths_and_times_are_printed(job, tmp_path, capsys):
@@ -166,7 +129,7 @@ def test_batches_and_what_is_kept_change_no_image(job, tmp_path):
     more = ["--target-mask", str(tmp_path / "other.png"), "--variants", "2"]
     images = {}
     for size, room in (("1", "0"), ("1", "device=1MB,disk=2.5GB"), ("3", "auto")):
-        assert generate(*job, *more, "--batch-size", size, "--keep", room) == 0
+        assert generate(*job, *more, "--batch-size", size, "--cache", room) == 0
         for path in (tmp_path / "out").glob("*[0-9].png"):
             images.setdefault(path.name, []).append(np.array(Image.open(path)))
     assert sorted(images) == ["other-1.png", "other-2.png", "wanted-1.png", "wanted-2.png"]
@@ -177,7 +140,7 @@ def test_batches_and_what_is_kept_change_no_image(job, tmp_path):
 
 BAD = {
     "no batch": (["--batch-size", "0"], "--batch-size '0'"),
-    "no room": (["--keep", "attic=3GB"], "--keep 'attic=3GB'"),
+    "no room": (["--cache", "attic=3GB"], "--cache 'attic=3GB'"),
     "graphs on the CPU": (["--device", "cpu", "--graphs"], "--graphs: CUDA graphs need"),
     "missing origin": (["--origin", "{tmp}/none.png"], "none.png: no such file"),
     "mask not an image": (["--origin-mask", "{tmp}/text.png"], "text.png"),
@@ -194,13 +157,13 @@ BAD = {
     "output below a file": (["--output", "{tmp}/patch.png/out"], "patch.png/out"),
     "output over an input": (["--output", "{tmp}/patch.png"], "patch.png: is an input"),
     "latents under another name": (["--save-latents", "{tmp}/z.pt"], "z.pt: the name"),
-    "empty range": (["--cross-attn-64", "5:5"], "--cross-attn-64: range '5:5' is empty"),
-    "reversed range": (["--adain-range", "9:5"], "--adain-range: range '9:5' is reversed"),
+    "empty range": (["--cross-attn-64", "5:5"], "--cross-attn-64 5:5: the range is empty"),
+    "reversed range": (["--adain-range", "9:5"], "--adain-range 9:5: the range is reversed"),
     "too many skipped steps": (["--skip-steps", "6"], "--skip-steps 6"),
-    "no number": (["--steps", "many"], "--steps 'many'"),
+    "no number": (["--steps", "many"], "--steps many: must be a whole number"),
     "no seed": (["--seed", "-1"], "--seed"),
     "no variants": (["--variants", "0"], "--variants"),
-    "greys for other classes": (["--class-values", "0.1,0.2,0.3"], "--class-values has 3"),
+    "intensities for other classes": (["--class-values", "0.1,0.2,0.3"], "--class-values 0.1,0.2,0.3: has 3 values"),
     "unknown preset": (["--preset", "summer"], "--preset summer"),
     "unknown option": (["--cross-attn-16", "1:2"], "--cross-attn-16"),
     "missing value": (["--seed"], "--seed"),

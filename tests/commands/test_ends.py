@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from PIL import Image
 
 from imaging.errors import InputError
 from imaging.output import replacing
-from model.unet import Layer
+from model.unet_blocks import Layer
 from sampler.feature_cache import CacheBudget, FeatureCache
-from tests.commands.test_cli import ROOT, files_in, job  # noqa: F401
+from tests.commands.running import ROOT, files_in
 
 
-def start(job: list[str], temporary: Path, *more: str) -> subprocess.Popen[str]:  # noqa: F811
+def start(job: list[str], temporary: Path, *more: str) -> subprocess.Popen[str]:
     temporary.mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     return subprocess.Popen(
@@ -35,10 +36,10 @@ def start(job: list[str], temporary: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_ends_in_order_and_leaves_nothing_but_whole_images(number, job, tmp_path):  # noqa: F811
-    # The structure's sizes differ, so that what the origin lends is kept, on disk.
+def test_a_signal_ends_in_order_and_leaves_nothing_but_whole_images(number, job, tmp_path):
+    # The structure's sizes differ, so that the origin's features are kept, on disk.
     Image.new("L", (64, 64), 1).save(tmp_path / "other.png")
-    more = ["--target-mask", str(tmp_path / "other.png"), "--keep", "disk=1GB", "--inversion", "ddim"]
+    more = ["--target-mask", str(tmp_path / "other.png"), "--cache", "disk=1GB", "--inversion", "ddim"]
     process = start(job, tmp_path / "temporary", *more)
     assert process.stdout is not None
     assert "image:" in process.stdout.readline()
@@ -55,7 +56,7 @@ def test_a_signal_ends_in_order_and_leaves_nothing_but_whole_images(number, job,
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.5])
-def test_an_interrupt_while_the_program_starts_is_one_line(delay, job, tmp_path):  # noqa: F811
+def test_an_interrupt_while_the_program_starts_is_one_line(delay, job, tmp_path):
     process = start(job, tmp_path / "temporary")
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
@@ -65,7 +66,7 @@ def test_an_interrupt_while_the_program_starts_is_one_line(delay, job, tmp_path)
         assert "Traceback" not in err
 
 
-def test_an_ignored_hang_up_stays_ignored(job, tmp_path):  # noqa: F811
+def test_an_ignored_hang_up_stays_ignored(job, tmp_path):
     words = [sys.executable, str(ROOT / "cli.py"), "generate", *job]
     process = subprocess.Popen(
         ["nohup", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
@@ -103,24 +104,26 @@ def test_several_files_take_their_names_together_or_not_at_all(tmp_path):
     assert [path.read_text() for path in paths] == ["new", "new"]
 
 
-def test_what_finds_the_disk_full_is_computed_again(tmp_path):
-    lent = {Layer(0, 0): torch.zeros(1, 4, 64 * 1024)}
-    with FeatureCache(CacheBudget(disk=10**9, folder=tmp_path)) as keeper:
-        assert keeper.keep(lent) is not None
+def test_what_finds_the_disk_full_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    features = {Layer(0, 0): torch.zeros(1, 4, 64 * 1024)}
+    with FeatureCache(CacheBudget(disk=10**9)) as cache:
+        assert cache.put(features) is not None
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
-            assert keeper.keep(lent) is None
+            assert cache.put(features) is None
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, before)
-        assert keeper.keep(lent) is None, "the disk is not tried again"
+        assert cache.put(features) is None, "the disk is not tried again"
         (folder,) = tmp_path.iterdir()
         assert len(list(folder.iterdir())) == 1, "what was cut short is gone"
     assert files_in(tmp_path) == []
 
 
-def test_room_in_a_folder_that_is_not_there_is_no_room(tmp_path):
-    with FeatureCache(CacheBudget(disk=10**9, folder=tmp_path / "gone")) as keeper:
-        assert keeper.keep({Layer(0, 0): torch.zeros(1)}) is None
+def test_room_in_a_folder_that_is_not_there_is_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with FeatureCache(CacheBudget(disk=10**9)) as cache:
+        assert cache.put({Layer(0, 0): torch.zeros(1)}) is None

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from imaging.errors import one_line
-from tests.commands.test_cli import ROOT, files_in, generate, job  # noqa: F401
+from tests.commands.running import ROOT, files_in, generate
 from tests.fuzz.mutations import TEXTS, seeds
 
 BAD = {
@@ -34,10 +34,10 @@ BAD = {
     "no number as guidance": (["--guidance", "nan"], "--guidance nan"),
     "infinite inversion guidance": (["--inversion-guidance", "inf"], "--inversion-guidance inf"),
     "a variance of white": (["--mask-noise", "1e300"], "--mask-noise"),
-    "a range of many digits": (["--cross-attn-64", f"1:{'9' * 5000}"], "write it as A:B"),
+    "a range of many digits": (["--cross-attn-64", f"1:{'9' * 5000}"], "must be a range A:B"),
     "a huge batch": (["--batch-size", "9" * 5000], "must be auto or a whole number from 1 to 1024"),
-    "endless room": (["--keep", f"disk={'9' * 5000}GB"], "--keep"),
-    "room beyond floats": (["--keep", "disk=1e999GB"], "--keep"),
+    "endless room": (["--cache", f"disk={'9' * 5000}GB"], "--cache"),
+    "room beyond floats": (["--cache", "disk=1e999GB"], "--cache"),
     "a device of many digits": (["--device", "cuda:99999999999999999999"], "--device"),
     "an output name too long": (["--output", "{tmp}/" + "x" * 252 + ".png"], "choose a shorter name"),
     "a panel name too long": (["--output", "{tmp}/" + "x" * 249 + ".png"], "-panel.png: cannot be written"),
@@ -60,7 +60,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_hostile_arguments_are_one_line_and_code_2_and_damage_nothing(name, job, tmp_path, tiny_folder, capsys):  # noqa: F811
+def test_hostile_arguments_are_one_line_and_code_2_and_damage_nothing(name, job, tmp_path, tiny_folder, capsys):
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe.png")
     save_file({"a": torch.zeros(1)}, tmp_path / "mask.safetensors")
@@ -107,11 +107,11 @@ def test_text_to_image_refuses_before_it_loads_anything(words, message, tmp_path
 
 
 @pytest.mark.parametrize("name", ["float32", "torch.float32", "float"])
-def test_types_by_the_names_that_torch_has(name, job, tmp_path):  # noqa: F811
+def test_types_by_the_names_that_torch_has(name, job, tmp_path):
     assert generate(*job, "--dtype", name) == 0
 
 
-def test_the_number_of_steps_alone_scales_what_counts_steps_and_says_so(job, tmp_path, capsys):  # noqa: F811
+def test_the_number_of_steps_alone_scales_what_counts_steps_and_says_so(job, tmp_path, capsys):
     alone = job[: job.index("--steps")]
     assert generate(*alone, "--steps", "10") == 0
     note = (
@@ -125,7 +125,7 @@ def test_the_number_of_steps_alone_scales_what_counts_steps_and_says_so(job, tmp
     assert "--cross-attn-64 1:9 " in shown
 
 
-def test_an_image_in_place_of_one_of_other_settings_is_said_so(job, tmp_path, capsys):  # noqa: F811
+def test_an_image_in_place_of_one_of_other_settings_is_said_so(job, tmp_path, capsys):
     assert generate(*job) == 0
     capsys.readouterr()
     assert generate(*job) == 0
@@ -137,7 +137,7 @@ def test_an_image_in_place_of_one_of_other_settings_is_said_so(job, tmp_path, ca
     assert "takes the place of a file that this program did not write" in capsys.readouterr().err
 
 
-def test_latents_of_another_run_do_not_stay_beside_a_new_image(job, tmp_path, capsys):  # noqa: F811
+def test_latents_of_another_run_do_not_stay_beside_a_new_image(job, tmp_path, capsys):
     latents = tmp_path / "z.safetensors"
     assert generate(*job, "--save-latents", str(latents)) == 0
     assert generate(*job) == 0
@@ -148,7 +148,7 @@ def test_latents_of_another_run_do_not_stay_beside_a_new_image(job, tmp_path, ca
     assert load_file(latents)["latents"].shape == (1, 4, 16, 16), "latents may take the place of latents"
 
 
-def test_results_have_the_modes_that_the_umask_gives(job, tmp_path):  # noqa: F811
+def test_results_have_the_modes_that_the_umask_gives(job, tmp_path):
     before = os.umask(0o027)
     try:
         assert generate(*job, "--save-latents", str(tmp_path / "z.safetensors")) == 0
@@ -158,7 +158,7 @@ def test_results_have_the_modes_that_the_umask_gives(job, tmp_path):  # noqa: F8
         assert path.stat().st_mode & 0o777 == 0o640, path
 
 
-def test_names_that_are_no_text_and_an_output_that_is_ascii(job, tmp_path):  # noqa: F811
+def test_names_that_are_no_text_and_an_output_that_is_ascii(job, tmp_path):
     odd = os.fsdecode(str(tmp_path).encode() + b"/gr\xfc\xdfe\x1b[31m")
     Path(odd).mkdir()
     words = [sys.executable, str(ROOT / "cli.py"), "generate", *job, "--output", odd + "/ä.png"]
@@ -213,7 +213,7 @@ def test_the_command_line_loads_no_torch():
 
 OPTIONS = [
     "--origin", "--origin-mask", "--target-mask", "--classes", "--save-latents", "--variants", "--output", "--weights",
-    "--seed", "--device", "--dtype", "--impl", "--batch-size", "--keep", "--preset", "--steps", "--skip-steps",
+    "--seed", "--device", "--dtype", "--impl", "--batch-size", "--cache", "--preset", "--steps", "--skip-steps",
     "--inversion", "--inversion-guidance", "--cross-attn-64", "--cross-attn-32", "--adain-range", "--adain",
     "--guidance", "--contrast", "--structure-every", "--structure-until", "--class-values", "--mask-noise",
     "--fresh-noise", "--size",

@@ -10,8 +10,9 @@ from commands.machine import choose_batch, choose_budget, choose_dtype, read_bat
 from imaging.errors import InputError
 from model import transformer
 from model.config import SD15, ModelConfig, UNetConfig
-from model.unet import KVSource, UNet
-from sampler.feature_cache import lent_bytes
+from model.unet import UNet
+from model.unet_blocks import KVSource
+from sampler.feature_cache import feature_bytes
 from tests.allocations import peak_extra_bytes
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,13 +28,9 @@ def test_the_unets_memory_is_estimated_within_a_factor_of_two(monkeypatch):
     def both_passes(batch: int) -> float:
         z = torch.randn(batch, 4, 32, 32).double()
         with torch.inference_mode():
-            source = KVSource(unet.lend(z, condition, (0, 1)), 1.67, "torch")
+            source = KVSource(unet.features(z, condition, (0, 1)), 1.67, "torch")
 
-            def work() -> object:
-                shared = unet.advance(unet.encode(z, condition), condition, until=source.first)
-                return unet.decode(shared, condition), unet.decode(shared, condition, source=source)
-
-            return peak_extra_bytes(work)
+            return peak_extra_bytes(lambda: unet.self_and_cross(z, condition, source))
 
     each = (both_passes(6) - both_passes(2)) / 4
     ratio = unet_bytes(config, 256, 256, torch.float64) / each
@@ -45,14 +42,14 @@ def test_a_batch_fits_in_half_of_the_free_memory(monkeypatch):
         monkeypatch.setattr(machine, "free_bytes", lambda device, free=free: free)
         batch = choose_batch(SD15, [(512, 512)], torch.float16, GPU)
         assert batch == expected
-        each = unet_bytes(SD15, 512, 512, torch.float16) + 6 * lent_bytes(SD15.unet, 4096, (0, 1), torch.float16)
+        each = unet_bytes(SD15, 512, 512, torch.float16) + 6 * feature_bytes(SD15.unet, 4096, (0, 1), torch.float16)
         assert batch == 1 or batch * each <= free / 2
     assert choose_batch(SD15, [(512, 512), (1024, 1024)], torch.float16, GPU) == 1
 
 
-def test_what_sd15_lends_at_512_px_is_a_half_of_its_keys_and_values():
+def test_sd15s_features_at_512_px_are_a_half_of_its_keys_and_values():
     # 23.6 MB of keys and values a step in half precision, 1.2 GB in 50 steps; their inputs are half as much.
-    assert lent_bytes(SD15.unet, 4096, (0, 1), torch.float16) == pytest.approx(23.6e6 / 2, rel=1e-2)
+    assert feature_bytes(SD15.unet, 4096, (0, 1), torch.float16) == pytest.approx(23.6e6 / 2, rel=1e-2)
 
 
 def test_room_is_read_from_text_or_from_free_memory(monkeypatch):
@@ -63,7 +60,7 @@ def test_room_is_read_from_text_or_from_free_memory(monkeypatch):
     parsed = choose_budget("device=1.5GB, disk=20GB", CPU)
     assert (parsed.device, parsed.host, parsed.disk) == (1_500_000_000, 0, 20 * 10**9)
     for text in ("1GB", "device=1", "device=1GB,device=2GB", "attic=1GB", "device=-1GB", ""):
-        with pytest.raises(InputError, match="--keep"):
+        with pytest.raises(InputError, match="--cache"):
             choose_budget(text, CPU)
 
 

@@ -30,7 +30,7 @@ WHOLE = {
     "class_values": [0.2, 0.6],
     "mask_noise": 1e-4,
     "fresh_noise": 0.7,
-    "restrict_attention": True,
+    "within_class_attention": True,
     "adain_features": False,
 }
 

@@ -47,7 +47,7 @@ def test_palettes_in_another_order_give_the_same_classes(tmp_path: Path) -> None
     np.testing.assert_array_equal(mixed.maps[2], SECOND)
     assert mixed.notes == (
         f"{origin} and {swapped}: their palettes number the colours differently: the same colour is the same class, "
-        "class 0 is #e6141e, class 1 is #0072b2; --classes name0=#e6141e,name1=#0072b2 names or reorders them",
+        "class 0 is #e6141e, class 1 is #0072b2; `classes` name0=#e6141e,name1=#0072b2 names or reorders them",
     )
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
     Image.fromarray(FIRST.astype(np.uint8)).save(grey)
     numbers = ClassMap.parse("a=0,b=1")
     for paths, classes, words in (
-        ([palette, swapped], numbers, "number the colours differently; give colours, as in --classes name0=#e6141e"),
+        ([palette, swapped], numbers, "number the colours differently; give colours, as in `classes` name0=#e6141e"),
         ([palette, rgb], numbers, r"r\.png: a label map in colour, without numbers"),
         ([grey, rgb], None, r"g\.png: grey, while .*r\.png is in colour"),
         ([palette, twice], None, r"t\.png: two labels have the colour #0072b2"),

@@ -148,7 +148,7 @@ def test_names_alone_count_from_zero_and_numbers_alone_have_no_name() -> None:
 
 @pytest.mark.parametrize("text", ["", "a=", "=1", "a=1,", "a=1.5", "a=b", "a=1,a=2", "a=1,b=1", "a=0x1", "a,b=0"])
 def test_unreadable_classes_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--classes"):
+    with pytest.raises(InputError, match="`classes`"):
         ClassMap.parse(text)
 
 
@@ -206,7 +206,7 @@ def test_files_are_read_with_one_common_map(tmp_path: Path) -> None:
 
 def test_files_that_number_differently_are_refused_naming_each(tmp_path: Path) -> None:
     paths = [save(tmp_path / "origin.png", numbers(0, 255)), save(tmp_path / "target.png", numbers(0, 1))]
-    with pytest.raises(InputError, match=r"origin\.png holds 0, 255; .*target\.png holds 0, 1: .*--classes"):
+    with pytest.raises(InputError, match=r"origin\.png holds 0, 255; .*target\.png holds 0, 1: .*`classes`"):
         read_label_set(paths, None)
 
 

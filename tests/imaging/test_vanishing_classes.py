@@ -1,4 +1,4 @@
-"""A class too small for the latents is told of: in a target it vanishes, in the origin it lends nothing."""
+"""A class too small for the latents is told of: in a target it vanishes, in the origin nothing is taken from it."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_each_vanishing_class_is_told_of_once_for_each_file(
     ]
 
 
-def test_a_class_vanishing_from_the_origin_lends_nothing(
+def test_a_class_vanishing_from_the_origin_gives_nothing(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, tiny_folder, labels((1, 0, 0, 4)), labels((1, 0, 0, 32)), classes="0,1")
     err = capsys.readouterr().err
     place = tmp_path / "origin.png"
-    assert f"note: class 1 covers 16 px of {place}, less than one latent position (8×8 px) anywhere: it lends" in err
+    assert f"note: class 1 covers 16 px of {place}, less than one latent position (8×8 px) anywhere: nothing" in err
     assert "t0.png: class 1 covers fewer than 2 latent positions" in err

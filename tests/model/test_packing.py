@@ -11,7 +11,7 @@ import torch
 import model.transformer
 from model.cpu_layers import Conv2d, pack_convolutions
 from model.transformer import FeedForward
-from model.unet import KVSource
+from model.unet_blocks import KVSource
 from tests.conftest import build_tiny
 
 pytestmark = pytest.mark.skipif(
@@ -34,27 +34,29 @@ def test_a_packed_unet_predicts_the_same():
     pack_convolutions(packed)
     assert all((layer.packed is None) == (layer.kernel_size == (1, 1)) for layer in convolutions(packed))
     z, context = drawn(1, 2, 4, 16, 8), drawn(2, 1, 77, 12)
-    lent = exact.lend(z.double().flip(0), exact.condition(context.double(), 300), (0, 1))
-    narrow = {layer: tokens.float() for layer, tokens in lent.items()}
-    for source, same in ((None, None), (KVSource(lent, 1.67, "torch"), KVSource(narrow, 1.67, "torch"))):
-        expected = exact(z.double(), 300, context.double(), source=source)
+    features = exact.features(z.double().flip(0), exact.condition(context.double(), 300), (0, 1))
+    narrow = {layer: tokens.float() for layer, tokens in features.items()}
+    for source, same in ((None, None), (KVSource(features, 1.67, "torch"), KVSource(narrow, 1.67, "torch"))):
+        expected = exact(z.double(), 300, context.double(), kv_source=source)
         ours, theirs = (
-            (network(z, 300, context, source=same).double() - expected).norm() for network in (packed, unet)
+            (network(z, 300, context, kv_source=same).double() - expected).norm() for network in (packed, unet)
         )
         assert expected.std() > 1e-3
         assert ours <= 2 * theirs + torch.finfo(torch.float32).eps * expected.norm()
 
 
-@pytest.mark.parametrize("band", [None, 500])
+@pytest.mark.parametrize("chunk", [None, 500])
 @torch.no_grad()
-def test_a_packed_autoencoder_gives_the_same(band):
+def test_a_packed_autoencoder_gives_the_same(chunk):
     vae = build_tiny(torch.float32).vae
     packed, exact = copy.deepcopy(vae), copy.deepcopy(vae).double()
     pack_convolutions(packed)
     latents, image = drawn(3, 1, 4, 6, 9), drawn(4, 1, 3, 48, 72)
     for name, x in (("decode", latents), ("encode", image)):
         expected = getattr(exact, name)(x.double())
-        ours, theirs = ((getattr(network, name)(x, band=band).double() - expected).norm() for network in (packed, vae))
+        ours, theirs = (
+            (getattr(network, name)(x, chunk=chunk).double() - expected).norm() for network in (packed, vae)
+        )
         assert ours <= 2 * theirs + torch.finfo(torch.float32).eps * expected.norm()
 
 

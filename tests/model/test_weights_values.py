@@ -81,7 +81,7 @@ def test_a_value_too_large_for_half_precision_is_told_apart(part: str, folder: P
     edit_tensors(folder / WEIGHTS[part], put(-70000.0, 2))
     model.load(folder, dtype=torch.float32)
     model.load(folder, dtype=torch.bfloat16)
-    with pytest.raises(model.CheckpointError, match=r"holds 7e\+04, too large for float16: take --dtype bf16 or fp32"):
+    with pytest.raises(model.CheckpointError, match=r"holds 7e\+04, too large for float16: take `dtype` bf16 or fp32"):
         model.load(folder, dtype=torch.float16)
 
 

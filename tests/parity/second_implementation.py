@@ -1,4 +1,4 @@
-"""method.md once more, read straight from the page and built on diffusers modules, to check the product against.
+"""docs/method.md once more, read straight from the page and built on diffusers modules, to check the product against.
 
 Nothing of the product's sampler, kernels or networks is used. It is slow and plain on purpose: every attention map
 is held, whole passes are run where parts would do, nothing is shared between them.

@@ -23,8 +23,8 @@ CASES = {
     "all classes, 40 steps": ({"adain": "all", "steps": 40, "skip_steps": 5}, 3),
     "global, no contrast": ({"adain": "global", "contrast": 1.0, "class_values": (0.3, 0.9)}, 2),
     "guided inversion": ({"inversion_guidance": 3.5, "adain": "none", "mask_noise": 0.01}, 2),
-    "restricted attention": ({"restrict_attention": True}, 3),
-    "feature statistics": ({"adain_features": True, "restrict_attention": True, "steps": 60, "skip_steps": 10}, 2),
+    "restricted attention": ({"within_class_attention": True}, 3),
+    "feature statistics": ({"adain_features": True, "within_class_attention": True, "steps": 60, "skip_steps": 10}, 2),
     "alaluf": (None, 2),
 }
 
@@ -50,7 +50,7 @@ def as_plain_options(settings: Settings, classes: int) -> dict:
         "redenoise": settings.redenoise,
         "lag": settings.counter_lag,
         "free_u": settings.free_u,
-        "restrict": settings.restrict_attention,
+        "restrict": settings.within_class_attention,
         "match": settings.adain_features,
     }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.layers import Downsample, ResnetBlock, TimestepMLP, Upsample, timestep_embedding
 from model.transformer import GEGLU, SpatialTransformer
-from model.unet import KVSource
+from model.unet_blocks import KVSource
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -91,22 +91,43 @@ def test_each_kind_of_block_agrees_with_diffusers(dtype):
         ours.to(dtype).load_state_dict(weights)
         expected = theirs(*arguments)
         expected = expected[0] if name == "transformer" else expected
-        own = (arguments[0], ours.shift(arguments[1])) if name == "resnet" else arguments
+        own = arguments
+        if name == "resnet":
+            own = (arguments[0], ours.shift(arguments[1]))
+        elif name == "transformer":
+            own = (arguments[0], ours.text(arguments[1]), None, "torch")
         assert_same(ours(*own, *extra), expected)
     t = torch.tensor([0, 1, 499, 999])
     theirs_embedding = Timesteps(320, flip_sin_to_cos=True, downscale_freq_shift=0)(t)
     torch.testing.assert_close(timestep_embedding(t, 320), theirs_embedding, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("levels", [(2,), (1,), (0,), (0, 1), (0, 1, 2)])
 @torch.no_grad()
-def test_parts_of_the_unet_make_up_the_whole(tiny):
+def test_one_pass_for_both_predictions_gives_what_two_give(levels, tiny):
+    z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
+    cond = tiny.unet.condition(context, 300)
+    source = KVSource(tiny.unet.features(z.flip(0), cond, levels), 1.67, "torch")
+    own, cross = tiny.unet.self_and_cross(z, cond, source)
+    torch.testing.assert_close(own, tiny.unet(z, 300, context), rtol=0, atol=0)
+    torch.testing.assert_close(cross, tiny.unet(z, 300, context, kv_source=source), rtol=0, atol=0)
+    assert (own - cross).norm() > 1e-4 * own.norm()
+
+
+@torch.no_grad()
+def test_what_the_unet_cannot_do_is_refused(tiny):
     z, context = randn(1, 1, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
-    whole, condition = tiny.unet(z, 300, context), tiny.unet.condition(context, 300)
-    state = tiny.unet.encode(z, condition)
-    for layer in tiny.unet.layers((2, 1, 0)):
-        state = tiny.unet.advance(state, condition, until=layer)
-        torch.testing.assert_close(tiny.unet.decode(state, condition), whole, rtol=0, atol=0)
-    torch.testing.assert_close(tiny.unet.decode(state, condition), whole, rtol=0, atol=0)
+    cond = tiny.unet.condition(context, 300)
+    with pytest.raises(ValueError, match="no features"):
+        tiny.unet.self_and_cross(z, cond, KVSource({}, 1.67, "torch"))
+    for level in (3, -1):
+        with pytest.raises(ValueError, match="no self-attention"):
+            tiny.unet(z, cond, capture=(level,))
+    with pytest.raises(ValueError, match="text states"):
+        tiny.unet(z, 300)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        tiny.unet(z[..., :9], cond)
+    assert tiny.unet.features(z, cond, ()) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -140,27 +161,27 @@ def test_half_types_are_as_accurate_as_diffusers_in_the_same_type(dtype, tiny_pa
 
 
 @torch.no_grad()
-def test_what_an_image_lends_is_that_of_the_pass_and_changes_nothing(tiny):
+def test_features_are_those_of_the_pass_and_change_nothing(tiny):
     z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
-    whole, condition = tiny.unet(z, 300, context), tiny.unet.condition(context, 300)
-    eps, recorded = tiny.unet.record(z, condition, (0, 1))
-    alone = tiny.unet.lend(z, condition, (0, 1))
+    whole, cond = tiny.unet(z, 300, context), tiny.unet.condition(context, 300)
+    eps, captured = tiny.unet(z, cond, capture=(0, 1))
+    alone = tiny.unet.features(z, cond, (0, 1))
     torch.testing.assert_close(eps, whole, rtol=0, atol=0)
-    assert list(recorded) == list(alone) == tiny.unet.layers((0, 1))
-    for layer, tokens in recorded.items():
+    assert list(captured) == list(alone) == tiny.unet.layers((0, 1))
+    for layer, tokens in captured.items():
         torch.testing.assert_close(alone[layer], tokens, rtol=0, atol=0)
-    # Lent back to the same latents without contrast, they are the layers' own.
-    again = tiny.unet(z, 300, context, source=KVSource(recorded, 1.0, "torch"))
-    torch.testing.assert_close(again, whole)
-    other = tiny.unet(z.flip(0), 300, context, source=KVSource(recorded, 1.0, "torch"))
+    # Given back to the same latents without contrast, they are the layers' own.
+    source = KVSource(captured, 1.0, "torch")
+    torch.testing.assert_close(tiny.unet(z, 300, context, kv_source=source), whole)
+    other = tiny.unet(z.flip(0), 300, context, kv_source=source)
     assert (other - tiny.unet(z.flip(0), 300, context)).norm() > 1e-3 * other.norm()
 
 
 @torch.no_grad()
 def test_a_condition_for_many_timesteps_serves_each_of_them(tiny):
     z, context = randn(1, 2, 4, 16, 16, dtype=torch.float32), randn(2, 1, 77, 12, dtype=torch.float32)
-    condition = tiny.unet.condition(context, torch.tensor([901, 500, 301, 1]))
+    cond = tiny.unet.condition(context, torch.tensor([901, 500, 301, 1]))
     for row, t in enumerate((901, 500, 301, 1)):
-        torch.testing.assert_close(tiny.unet.predict(z, condition.rows(row, row)), tiny.unet(z, t, context))
-    together = tiny.unet.predict(z, condition.rows(1, 2))
+        torch.testing.assert_close(tiny.unet(z, cond.rows(row, row)).eps, tiny.unet(z, t, context))
+    together = tiny.unet(z, cond.rows(1, 2)).eps
     torch.testing.assert_close(together, tiny.unet(z, torch.tensor([500, 301]), context))

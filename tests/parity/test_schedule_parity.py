@@ -8,8 +8,10 @@ from diffusers import DDIMScheduler
 
 from sampler.conditioned_unet import TextConditionedUNet
 from sampler.ddim import ddim_step, denoise_step
+from sampler.feature_cache import in_place
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.schedule import cumulative_alphas, steps
+from sampler.ticks import result_of
 
 SD_SCHEDULER = {
     "beta_start": 0.00085,
@@ -76,7 +78,7 @@ def test_our_noise_maps_lead_diffusers_back_along_the_trajectory(dtype, bound, t
     schedule = steps(20)
     trajectory = ddpm_trajectory(clean.to(dtype), noise.to(dtype), schedule)
     denoiser = TextConditionedUNet.of(ours.unet, context, [step.t for step in schedule])
-    maps = {i: w for i, w, _ in noise_maps(denoiser, trajectory, schedule, 4, {}, batch=4)}
+    maps, _ = result_of(noise_maps(denoiser, trajectory, schedule, range(4, 19), {}, 4, in_place))
 
     scheduler = DDIMScheduler(**SD_SCHEDULER)
     scheduler.alphas_cumprod = cumulative_alphas().double()

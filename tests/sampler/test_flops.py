@@ -42,7 +42,7 @@ def hollow() -> StableDiffusion:
     return StableDiffusion(unet, vae, build_empty(lambda: TextEncoder(SD15.text)), Tokenizer(), SD15, "hollow")
 
 
-def patch() -> TransferInputs:
+def inputs() -> TransferInputs:
     return TransferInputs(np.zeros((512, 512, 3), dtype=np.uint8), LABELS.copy(), LABELS.copy(), 2)
 
 
@@ -75,7 +75,7 @@ def test_one_whole_pass_costs_what_performance_tables_say(hollow):
 
 
 def test_one_pair_costs_at_most_190_passes_and_each_further_target_142(hollow):
-    settings, first = PRESETS["winter"], patch()
+    settings, first = PRESETS["winter"], inputs()
     one = cost(hollow, [GenerationTask(first, 0)], settings)
     assert one.passes <= 190
     assert one.encodings == pytest.approx(2, rel=0.01)
@@ -99,11 +99,11 @@ SHORT = Settings(
 
 
 def test_a_further_origin_of_the_same_mask_costs_less_by_the_masks_inversion(hollow):
-    first = patch()
+    first = inputs()
     other = TransferInputs(first.origin.copy(), LABELS.copy(), first.target_labels, 2)
-    one, two = (cost(hollow, [GenerationTask(p, 0) for p in patches], SHORT) for patches in ([first], [first, other]))
+    one, two = (cost(hollow, [GenerationTask(pair, 0) for pair in pairs], SHORT) for pairs in ([first], [first, other]))
     inversion = SHORT.steps - 1 - SHORT.start_step - SHORT.num_known_steps
     assert inversion == 8
-    # The masks' tokens are lent to both, and each image makes its own keys and values from them.
+    # The mask's features serve both, and each image makes its own keys and values from them.
     assert two.passes - one.passes == pytest.approx(one.passes - inversion, abs=0.1)
     assert two.encodings == pytest.approx(3, rel=0.01)

@@ -17,7 +17,7 @@ from model.unet import UNet
 from model.vae import VAE
 from sampler.execution import Execution
 from sampler.feature_cache import CacheBudget
-from tests.sampler.test_series import CASES, SHORT, run, tasks
+from tests.sampler.cases import CASES, SHORT, run, tasks
 
 pytestmark = pytest.mark.gpu
 
@@ -54,8 +54,8 @@ def test_every_way_on_the_gpu_is_as_accurate_as_plain_pytorch_there(name, dtype)
     ways = {
         "layouts": Execution(batch=2),
         "graphs": Execution(batch=2, graphs=True),
-        "triton": Execution(impl="triton", elementwise="triton", batch=2),
-        "all": Execution(impl="triton", elementwise="triton", batch=2, graphs=True, budget=room),
+        "triton": Execution(impl="triton", batch=2),
+        "all": Execution(impl="triton", batch=2, graphs=True, budget=room),
     }
     model = on_gpu(exact, dtype, laid_out=True)
     for way, execution in ways.items():

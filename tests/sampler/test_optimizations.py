@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.optimizations import ORDER, Savings, cumulative, unsaved
+from benchmarks.optimizations import ORDER, Optimizations, cumulative, transfer_with
 from sampler.execution import Execution
+from sampler.reference import transfer
 from sampler.series import Result, generate
 from sampler.settings import PRESETS, Span
 from tests.conftest import build_tiny
-from tests.sampler.test_series import SHORT, patch
+from tests.sampler.cases import SHORT, inputs
 
 PREFIXES = cumulative()
 SHORTER = replace(
@@ -37,13 +38,13 @@ def exact():
 
 
 def product(model, settings) -> Result:
-    *_, result = generate(model, patch(1), settings, seed=0, impl="torch")
+    *_, result = generate(model, inputs(1), settings, seed=0, impl="torch")
     assert isinstance(result, Result)
     return result
 
 
-def reference(model, settings, savings: Savings) -> Result:
-    return unsaved(model, patch(1), settings, seed=0, savings=savings, execution=Execution())
+def optimized(model, settings, optimizations: Optimizations) -> Result:
+    return transfer_with(optimizations, model, inputs(1), settings, seed=0, execution=Execution())
 
 
 def difference(a: Result, b: Result) -> float:
@@ -56,38 +57,54 @@ def flops(call) -> int:
     return counter.get_total_flops()
 
 
-def test_every_saving_has_its_place_in_the_order():
-    assert list(ORDER) == [each.name for each in fields(Savings)]
-    assert next(iter(PREFIXES.values())) == Savings()
-    assert list(PREFIXES.values())[-1] == Savings(**dict.fromkeys(ORDER, True))
+def test_every_optimization_has_its_place_in_the_order():
+    assert list(ORDER) == [each.name for each in fields(Optimizations)]
+    assert next(iter(PREFIXES.values())) == Optimizations()
+    assert list(PREFIXES.values())[-1] == Optimizations(**dict.fromkeys(ORDER, True))
+
+
+def oracle(model, settings) -> torch.Tensor:
+    return transfer(model, inputs(1), settings, seed=0)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_images_are_those_of_the_method_with_nothing_saved(name, exact):
     settings = replace(SHORT, **CASES[name])
-    result, expected = product(exact, settings), reference(exact, settings, Savings())
+    result, expected = product(exact, settings), optimized(exact, settings, Optimizations())
     assert difference(result, expected) < 1e-6  # latents leave as float32
     assert np.abs(result.image.astype(int) - expected.image).max() <= 1
 
 
-def test_no_saving_changes_the_image(exact):
-    expected = reference(exact, SHORT, Savings())
-    for savings in PREFIXES.values():
-        assert difference(reference(exact, SHORT, savings), expected) < 1e-6, savings
-    expected = reference(exact, SHORTER, Savings())
+@pytest.mark.parametrize("changed", [{}, {"adain": "all"}, {"structure_every": 0}, {"adain_range": Span(0, 10)}])
+def test_images_are_those_of_the_reference(changed, exact):
+    settings = replace(SHORT, **changed)
+    expected = oracle(exact, settings)
+    for result in (product(exact, settings), optimized(exact, settings, Optimizations())):
+        assert float((result.latents - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_no_optimization_changes_the_image(exact):
+    expected = optimized(exact, SHORT, Optimizations())
+    for optimizations in PREFIXES.values():
+        assert difference(optimized(exact, SHORT, optimizations), expected) < 1e-6, optimizations
+    expected = optimized(exact, SHORTER, Optimizations())
     for name in ORDER:
-        alone = Savings(**{name: True})
-        assert difference(reference(exact, SHORTER, alone), expected) < 1e-6, alone
+        alone = Optimizations(**{name: True})
+        assert difference(optimized(exact, SHORTER, alone), expected) < 1e-6, alone
 
 
 def test_what_is_swapped_shows(exact):
-    expected = reference(exact, SHORT, Savings())
+    expected = optimized(exact, SHORT, Optimizations())
     for other in (replace(SHORT, structure_every=0), replace(SHORT, cross_attn_32=None), replace(SHORT, adain="none")):
-        assert difference(reference(exact, other, Savings()), expected) > 1e-4, "the comparisons would prove nothing"
+        assert difference(optimized(exact, other, Optimizations()), expected) > 1e-4, (
+            "the comparisons would prove nothing"
+        )
 
 
-def test_each_saving_costs_less_and_all_of_them_what_the_product_costs(tiny):
-    costs = {name: flops(lambda s=savings: reference(tiny, SHORTER, s)) for name, savings in PREFIXES.items()}
+def test_each_optimization_costs_less_and_all_of_them_what_the_product_costs(tiny):
+    costs = {
+        name: flops(lambda s=optimizations: optimized(tiny, SHORTER, s)) for name, optimizations in PREFIXES.items()
+    }
     for (before, more), (name, less) in pairwise(costs.items()):
         assert less <= more, f"{name} after {before}"
     # Attention without its map and norms in one kernel compute the same in less memory and fewer launches.
@@ -96,9 +113,9 @@ def test_each_saving_costs_less_and_all_of_them_what_the_product_costs(tiny):
     assert least == pytest.approx(flops(lambda: product(tiny, SHORTER)), rel=0.01)
 
 
-@pytest.mark.parametrize("asked", [{"inversion": "ddim"}, {"restrict_attention": True}])
+@pytest.mark.parametrize("asked", [{"inversion": "ddim"}, {"within_class_attention": True}])
 def test_settings_outside_the_family_are_refused(asked, tiny):
     with pytest.raises(ValueError, match=next(iter(asked))):
-        reference(tiny, replace(SHORT, **asked), Savings())
+        optimized(tiny, replace(SHORT, **asked), Optimizations())
     with pytest.raises(ValueError, match="redenoise"):
-        reference(tiny, PRESETS["alaluf"], Savings())
+        optimized(tiny, PRESETS["alaluf"], Optimizations())

@@ -21,12 +21,12 @@ from model.clip import TextEncoder
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
-from sampler.cuda_graphs import Replaying
+from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
 from sampler.series import Progress, Result, generate_series
 from sampler.text_to_image import text_to_image
 from tests.conftest import TINY, build_tiny
-from tests.sampler.test_series import CASES, SHORT, tasks
+from tests.sampler.cases import CASES, SHORT, tasks
 
 
 class Traced:
@@ -41,8 +41,8 @@ class Traced:
         Traced.made += 1
 
     def replay(self):
-        for there, here in zip(self.outputs, self.graph(*self.inputs), strict=True):
-            there.copy_(here)
+        for slot, tensor in zip(self.outputs, self.graph(*self.inputs), strict=True):
+            slot.copy_(tensor)
 
 
 def results(model, work, settings, execution):
@@ -55,13 +55,13 @@ def results(model, work, settings, execution):
 def test_recorded_work_depends_on_nothing_but_its_inputs(name, monkeypatch):
     model, settings, work = build_tiny(torch.float64), replace(SHORT, **CASES[name]), tasks()[:1]
     eager = results(model, work, settings, Execution(batch=4))
-    monkeypatch.setattr("sampler.prepare.cuda_graphs", lambda: Replaying(Traced))
+    monkeypatch.setattr("sampler.conditioned_unet.with_cuda_graphs", lambda unet: GraphedUNet(unet, Traced))
     Traced.made = 0
     replayed = results(model, work, settings, Execution(batch=4, graphs=True))
     torch.testing.assert_close(replayed[0], eager[0], rtol=1e-6, atol=1e-6)
     if name == "winter":
-        # Inversion with and without lending (2); the origin's runs of 1, 3 and 2 steps, the last at one level (3); both
-        # passes with the origin's tokens, at one level, and with the structure's, which are fewer (3); no swap (1).
+        # Inversion with and without features (2); the origin's runs of 1, 3 and 2 steps, the last at one level (3);
+        # both passes with the origin's tokens, at one level, and with the structure's, which are fewer (3); none (1).
         assert Traced.made == 9
 
 

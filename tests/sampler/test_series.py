@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,57 +11,9 @@ import torch
 
 from sampler.execution import Execution
 from sampler.feature_cache import CacheBudget
-from sampler.inputs import TransferInputs
-from sampler.series import GenerationTask, Result, generate_series, plan_batches
-from sampler.settings import Settings, Span
+from sampler.series import GenerationTask, plan_batches
 from tests.conftest import build_tiny
-
-SHORT = Settings(
-    steps=12,
-    skip_steps=2,
-    cross_attn_64=Span(2, 9),
-    cross_attn_32=Span(2, 7),
-    adain_range=Span(3, 10),
-    structure_every=3,
-    structure_until=6,
-)
-CASES = {
-    "winter": {},
-    "ddim": {"inversion": "ddim", "skip_steps": 0},
-    "fresh noise": {"fresh_noise": 0.5},
-    "restricted, features": {"restrict_attention": True, "adain_features": True},
-    "global": {"adain": "global"},
-    "alaluf": {"redenoise": True, "inversion_guidance": 3.5, "counter_lag": 1, "free_u": True, "adain": "foreground"},
-}
-EVERYWHERE = CacheBudget(device=10**9)
-
-
-def labels(seed: int, height: int, width: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return np.kron(rng.integers(0, 2, (height // 16, width // 16)), np.ones((16, 16), dtype=np.int64))
-
-
-def patch(seed: int, height: int = 64, width: int = 64) -> TransferInputs:
-    rng = np.random.default_rng(seed)
-    origin = rng.integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    return TransferInputs(origin, labels(seed, 64, 128), labels(seed + 1, height, width), 2)
-
-
-def tasks() -> list[GenerationTask]:
-    """Two origins, three masks of two sizes, two seeds: everything is shared by some and not by others."""
-    first, second = patch(1), patch(11)
-    other = replace(first, target_labels=labels(5, 64, 64))
-    large = replace(first, target_labels=labels(6, 128, 64))
-    crossed = replace(second, target_labels=first.target_labels)
-    pairs = [(first, 0), (large, 0), (other, 0), (crossed, 0), (first, 1), (other, 1), (second, 0)]
-    return [GenerationTask(patch, seed) for patch, seed in pairs]
-
-
-def run(model, work, settings, execution) -> dict[int, Result]:
-    events = generate_series(model, work, settings, execution)
-    results = {event.index: event for event in events if isinstance(event, Result)}
-    assert sorted(results) == list(range(len(work)))
-    return results
+from tests.sampler.cases import CASES, EVERYWHERE, SHORT, labels, run, tasks
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +50,11 @@ def test_images_of_a_series_are_what_they_are_alone(name, exact):
 
 @pytest.mark.parametrize("name", ["winter", "alaluf"])
 @pytest.mark.parametrize("place", ["device", "host", "disk", "some"])
-def test_where_an_origin_is_kept_changes_its_images_nowhere(name, place, exact, tmp_path):
+def test_where_an_origin_is_kept_changes_its_images_nowhere(name, place, exact, tmp_path, monkeypatch):
     settings, work = replace(SHORT, **CASES[name]), tasks()[:1] * 3
     sizes = {"device": 300_000} if place == "some" else {place: 10**9}
-    budget = CacheBudget(**sizes, folder=tmp_path)
+    budget = CacheBudget(**sizes)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     plain = run(exact, work[:1], settings, Execution())[0]
     for result in run(exact, work, settings, Execution(batch=1, budget=budget)).values():
         torch.testing.assert_close(result.latents, plain.latents, rtol=1e-6, atol=1e-6)
@@ -117,15 +71,14 @@ def test_a_series_in_single_precision_rounds_as_single_images_do(tiny, exact):
         assert errors[1] <= 2 * errors[0]
 
 
-def count_lending(model, work, settings, execution) -> int:
-    """Images whose decoder ran only to lend, in one run."""
+def count_features(model, work, settings, execution) -> int:
+    """Images whose decoder ran for their features alone, in one run."""
     seen = []
-    original = type(model.unet).lend
 
     class Counting(type(model.unet)):
-        def lend(self, z, condition, levels):
+        def features(self, z, cond, levels):
             seen.append(len(z))
-            return original(self, z, condition, levels)
+            return super().features(z, cond, levels)
 
     unet = Counting(model.config.unet)
     unet.load_state_dict(model.unet.state_dict())
@@ -134,18 +87,18 @@ def count_lending(model, work, settings, execution) -> int:
 
 
 def test_an_origin_that_is_kept_is_computed_once_for_all_its_targets(tiny):
-    first = tasks()[0].patch
+    first = tasks()[0].inputs
     work = [GenerationTask(replace(first, target_labels=labels(seed, 64, 64)), 0) for seed in range(3)]
-    steps = len(SHORT.origin_lending())
+    steps = len(SHORT.origin_features())
     assert steps == 6
     token_bytes = 4 * 3 * (8 * 128 + 16 * 32)
     budgets = {0: 3 * steps, 10**9: steps, 2 * token_bytes: 2 + 3 * (steps - 2)}
     for size, expected in budgets.items():
-        counted = count_lending(tiny, work, SHORT, Execution(batch=1, budget=CacheBudget(device=size)))
+        counted = count_features(tiny, work, SHORT, Execution(batch=1, budget=CacheBudget(device=size)))
         assert counted == expected, f"budget {size}"
-    assert count_lending(tiny, work, SHORT, Execution(batch=3)) == steps, "one batch shares without keeping"
+    assert count_features(tiny, work, SHORT, Execution(batch=3)) == steps, "one batch shares without keeping"
     alaluf = replace(SHORT, redenoise=True)
-    assert count_lending(tiny, work[:1], alaluf, Execution(budget=EVERYWHERE)) == 0, "denoising again came by it"
+    assert count_features(tiny, work[:1], alaluf, Execution(budget=EVERYWHERE)) == 0, "denoising again came by it"
 
 
 def test_batches_hold_one_shape_and_keep_an_origins_targets_together():

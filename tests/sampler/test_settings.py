@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imaging.errors import InputError
+from sampler.errors import SettingError
 from sampler.settings import PRESETS, Settings, Span, choose
 
 
@@ -23,7 +23,7 @@ def test_the_alaluf_preset_lags_one_step_and_takes_structure_at_11_to_36():
     settings = PRESETS["alaluf"]
     assert [j for j in range(settings.num_denoising_steps) if 0 in settings.swapped_levels(j)] == list(range(11, 68))
     swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
-    assert [j for j in swapped if settings.borrows_from_structure(j)] == [11, 16, 21, 26, 31, 36]
+    assert [j for j in swapped if settings.swaps_in_structure(j)] == [11, 16, 21, 26, 31, 36]
     assert settings.adain_classes(30, 3) == (0,)
 
 
@@ -47,22 +47,22 @@ def test_steps_before_the_first_change_are_known_and_need_no_computing():
     )
     for changed in ({"fresh_noise": 0.1}, {"inversion_guidance": 3.5}, {"inversion": "ddim"}):
         assert replace(winter, **changed).num_known_steps == 0
-    assert list(winter.structure_lending()) == [42, 47, 52, 57, 62, 67]
+    assert list(winter.structure_features()) == [42, 47, 52, 57, 62, 67]
 
 
-def test_greys_run_from_a_tenth_to_a_half():
-    assert Settings().greys(2) == pytest.approx((0.1, 0.5))
-    assert Settings().greys(3) == pytest.approx((0.1, 0.3, 0.5))
-    assert Settings().greys(1) == pytest.approx((0.1,))
-    with pytest.raises(InputError, match="2 values.*3 classes"):
-        Settings(class_values=(0.1, 0.2)).greys(3)
+def test_class_intensities_run_from_a_tenth_to_a_half():
+    assert Settings().class_intensities(2) == pytest.approx((0.1, 0.5))
+    assert Settings().class_intensities(3) == pytest.approx((0.1, 0.3, 0.5))
+    assert Settings().class_intensities(1) == pytest.approx((0.1,))
+    with pytest.raises(SettingError, match="2 values.*3 classes"):
+        Settings(class_values=(0.1, 0.2)).class_intensities(3)
 
 
 @pytest.mark.parametrize(
     ("text", "why"), [("10:10", "empty"), ("20:10", "reversed"), ("10", "A:B"), ("a:b", "A:B"), ("-1:5", "A:B")]
 )
 def test_a_range_that_makes_no_sense_is_refused(text, why):
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(ValueError, match=why):
         Span.parse(text)
 
 
@@ -87,5 +87,7 @@ def test_a_range_that_makes_no_sense_is_refused(text, why):
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_option(field, value):
-    with pytest.raises(InputError, match="--" + field.replace("_", "-")):
+    with pytest.raises(SettingError) as caught:
         choose("winter", {field: value})
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"`{field}` ")

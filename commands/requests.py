@@ -1,0 +1,95 @@
+"""What users ask of the commands: the fields are the options (`sampler.option`). Loads no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from commands.places import DEMO_WEIGHTS
+from sampler.option import at_least, between, option
+from sampler.settings import GUIDANCE, MOST_STEPS, Settings
+
+MOST_SIDE = 4096
+MOST_VARIANTS = 10_000
+
+
+def _size(side: int) -> str | None:
+    fits = 64 <= side <= MOST_SIDE and side % 64 == 0
+    return None if fits else f"must be a multiple of 64 px, at most {MOST_SIDE}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all commands that compute have in common."""
+
+    output: Path = option(Path("output"), "PATH", "a .png file or a folder")
+    weights: str = option(
+        str(DEMO_WEIGHTS),
+        "WEIGHTS",
+        "SD-1.x as diffusers folder, single .safetensors file or Hugging Face id",
+        shown="the demonstration",
+    )
+    seed: int = option(0, "N", "the same seed gives the same image", check=at_least(0))
+    device: str = option("auto", "DEVICE", "auto, cpu, cuda or cuda:N")
+    dtype: str = option(
+        "auto",
+        "TYPE",
+        "auto, fp32, fp16 or bf16, the networks' number type",
+        shown="auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32",
+    )
+
+
+@dataclass(frozen=True)
+class GenerateRequest(Request):
+    """What the user asked of `generate`. ``overrides`` holds the method's fields given on the command line.
+
+    ``preset`` None takes the ``winter`` preset and, over it, what the weights recommend.
+    """
+
+    origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
+    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size")
+    target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
+    classes: str | None = option(
+        None,
+        "NAME=VALUE,…",
+        "the classes in order, with their values or colours in the masks, such as epithelium=0,stroma=255 or "
+        "epithelium=#e69f00,stroma=#0072b2; needed where the values are neither 0..C-1 nor 0 and 255",
+    )
+    save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
+    variants: int = option(1, "N", "images per mask, with seeds SEED, SEED+1, …", check=between(1, MOST_VARIANTS))
+    impl: str = option("auto", "IMPL", "of attention, norms and gates: auto, reference, torch or triton")
+    graphs: bool = option(False, None, "replay the network's calls as CUDA graphs")
+    batch_size: str = option("auto", "N", "images at once; changes speed and memory alone")
+    cache: str = option(
+        "auto",
+        "PLACE=SIZE,…",
+        "room for an origin's features between batches, as in device=2GB,host=8GB; 0 is none",
+        aliases=("keep",),
+    )
+    preset: str | None = option(None, "NAME", "winter (the paper's method), or alaluf (its baseline)", shown="winter")
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SampleRequest(Request):
+    """What the user asked of `sample`; ``size`` is the side in px."""
+
+    prompt: str = option(Settings.prompt, "TEXT", "what to draw", shown="")
+    steps: int = option(50, "T", "DDIM steps", check=between(1, MOST_STEPS))
+    guidance: float = option(7.5, "S", "classifier-free guidance", check=GUIDANCE)
+    size: int = option(512, "PX", "side, a multiple of 64 px", check=_size)
+
+
+REQUESTS = (GenerateRequest, SampleRequest, Settings)
+"""All that a message may name a field of."""
+
+FILES = (
+    *("origin", "origin_mask", "target_mask", "classes", "save_latents", "variants"),
+    *("output", "weights", "seed"),
+)
+MACHINE = ("device", "dtype")
+GENERATE_MACHINE = (*MACHINE, "impl", "graphs", "batch_size", "cache")
+SAMPLE_FILES = ("output", "weights", "seed")
+SAMPLING = ("prompt", "steps", "guidance", "size")

@@ -1,0 +1,127 @@
+"""What images are denoised from, one by one and as a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.transformer import Classes
+from model.unet_blocks import AttentionFeatures
+from sampler.conditioned_unet import TextConditionedUNet
+from sampler.feature_cache import CacheEntry
+from sampler.features import Features, FeatureSchedule, FeaturesOfMany
+from sampler.schedule import Step
+from sampler.settings import Settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A real patch as denoising reads it. It depends on no target, so one value serves every further target.
+
+    ``latents`` [T + 1, 4, h, w] are its trajectory x_0 … x_T, the last being the clean ones; those before the first
+    executed step are not read. ``labels`` are its label maps by level of the UNet, level 0 at latent resolution.
+    ``cached`` holds its features by step i; what is not there is computed where it is needed.
+    """
+
+    latents: Tensor
+    labels: Mapping[int, Tensor]
+    cached: Mapping[int, CacheEntry]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A target mask's painted image as denoising reads it: as `Origin`, and no origin enters it.
+
+    ``noise_maps`` are the w_i [T, 4, h', w'], already mixed with fresh noise; None for deterministic steps.
+    """
+
+    latents: Tensor
+    noise_maps: Tensor | None
+    labels: Mapping[int, Tensor]
+    cached: Mapping[int, CacheEntry]
+
+
+@dataclass(frozen=True)
+class TransferPair:
+    """What one image is made from."""
+
+    origin: Origin
+    structure: Structure
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs that are denoised together: structure b with origin ``rows[b]`` of those that there are, each once.
+
+    What is asked of origins is [B, …], or [1, …] where there is one for all.
+    """
+
+    origins: Sequence[Origin]
+    structures: Sequence[Structure]
+    rows: Sequence[int]
+
+    @staticmethod
+    def of(pairs: Sequence[TransferPair]) -> PairBatch:
+        """Origins of one size, structures of one size."""
+        origins = list({id(pair.origin): pair.origin for pair in pairs}.values())
+        number = {id(origin): row for row, origin in enumerate(origins)}
+        rows = [number[id(pair.origin)] for pair in pairs]
+        return PairBatch(origins, [pair.structure for pair in pairs], [0] if len(origins) == 1 else rows)
+
+    def origin_features(
+        self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
+    ) -> FeaturesOfMany:
+        """The origins' features at the steps ``wanted``, ``batch`` steps at a time."""
+        images = [Features(denoiser, each.latents, schedule, wanted, each.cached, batch) for each in self.origins]
+        return FeaturesOfMany(images, self.rows)
+
+    def structure_features(
+        self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule
+    ) -> FeaturesOfMany:
+        """The structures' features at the steps ``wanted``."""
+        images = [Features(denoiser, each.latents, schedule, wanted, each.cached, 1) for each in self.structures]
+        return FeaturesOfMany(images, range(len(images)))
+
+    def structure_latents(self, i: int) -> Tensor:
+        """x_i of the structures, [B, 4, h', w']."""
+        return torch.stack([structure.latents[i] for structure in self.structures])
+
+    def origin_latents(self, i: int) -> Tensor:
+        """x_i of the origins, [B or 1, 4, h, w]."""
+        return torch.stack([self.origins[row].latents[i] for row in self.rows])
+
+    def noise(self, i: int) -> Tensor | None:
+        """w_i, [B, 4, h', w']; None for deterministic steps."""
+        maps = [structure.noise_maps[i] for structure in self.structures if structure.noise_maps is not None]
+        return torch.stack(maps) if maps else None
+
+    def target_labels(self, level: int) -> Tensor:
+        """Labels of the targets at ``level``, [B, h', w']."""
+        return torch.stack([structure.labels[level] for structure in self.structures])
+
+    def origin_labels(self, level: int) -> Tensor:
+        """Labels of the origins at ``level``, [B or 1, h, w]."""
+        return torch.stack([self.origins[row].labels[level] for row in self.rows])
+
+    def latent_labels(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Target's and origin's labels at latent resolution, as far as ``num_classes`` tell them apart."""
+        return self.target_labels(0).clamp(max=num_classes - 1), self.origin_labels(0).clamp(max=num_classes - 1)
+
+
+def attention_classes(
+    images: PairBatch, num_classes: int, settings: Settings, features: AttentionFeatures, *, from_structure: bool
+) -> dict[int, Classes]:
+    """The classes that attention is to know, by level; none in the method itself."""
+    class_adain = settings.adain_features and not from_structure
+    if not (class_adain or settings.within_class_attention):
+        return {}
+    result = {}
+    for level in {layer.level for layer in features}:
+        queries = images.target_labels(level).flatten(1)
+        keys = queries if from_structure else images.origin_labels(level).flatten(1)
+        keys = keys.expand(len(queries), -1)
+        result[level] = Classes(queries, keys, num_classes, settings.within_class_attention, class_adain)
+    return result

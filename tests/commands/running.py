@@ -1,0 +1,29 @@
+"""Running the program's commands in this process, quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cli
+
+ROOT = Path(cli.__file__).resolve().parent
+QUICK = [
+    "--steps",
+    "6",
+    "--skip-steps",
+    "1",
+    "--cross-attn-64",
+    "1:4",
+    "--cross-attn-32",
+    "1:3",
+    "--adain-range",
+    "2:5",
+]
+
+
+def generate(*arguments: str) -> int:
+    return cli.main(["generate", *arguments])
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
