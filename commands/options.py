@@ -212,6 +212,16 @@ def settings_record(settings: Settings) -> dict[str, str | bool]:
     return result
 
 
+def by_present_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``arguments`` of a record, by flag name, of which some may be older than their options' names."""
+    present = {
+        flag_of(alias).removeprefix("--"): flag_of(field.name).removeprefix("--")
+        for field, said in options_of(Settings)
+        for alias in said.aliases
+    }
+    return {present.get(name, name): value for name, value in arguments.items()}
+
+
 def listing(values: Mapping[str, Any]) -> str:
     """Settings as words of a command line."""
     return " ".join(f"{flag_of(name)} {as_text(value)}" for name, value in values.items())

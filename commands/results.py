@@ -12,6 +12,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from commands.options import by_present_names
 from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
@@ -66,9 +67,8 @@ def replaced(image: Path, record: Provenance) -> Iterator[str]:
     if old is None:
         yield f"{image}: takes the place of a file that this program did not write"
         return
-    options = [
-        name for name in {**old.arguments, **record.arguments} if old.arguments.get(name) != record.arguments.get(name)
-    ]
+    before = by_present_names(old.arguments)
+    options = [name for name in {**before, **record.arguments} if before.get(name) != record.arguments.get(name)]
     if old.inputs != record.inputs:
         options.append("the contents of inputs")
     if options or old.version != record.version:

@@ -235,3 +235,14 @@ def test_starting_the_program_imports_none_of_the_heavy_libraries():
     script = f"import sys, cli; cli.build_parser(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_and_show_load_no_torch(job, tmp_path):
+    assert generate(*job) == 0
+    image = tmp_path / "out" / "wanted.png"
+    script = "import sys, cli; cli.build_parser(); assert cli.main(sys.argv[1:]) == 0; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "show", str(image)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    shown, loaded = done.stdout.strip().splitlines()
+    assert "generate --origin" in shown
+    assert loaded == "False"

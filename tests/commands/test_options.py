@@ -9,7 +9,16 @@ from dataclasses import replace
 import pytest
 
 import cli
-from commands.options import add_options, flag_of, read_json_options, read_options, settings_record, table, with_flags
+from commands.options import (
+    add_options,
+    by_present_names,
+    flag_of,
+    read_json_options,
+    read_options,
+    settings_record,
+    table,
+    with_flags,
+)
 from commands.requests import REQUESTS, GenerateRequest
 from sampler.errors import SettingError
 from sampler.option import options_of
@@ -76,6 +85,11 @@ def test_an_old_name_still_works_and_is_not_shown(capsys):
     assert "--cache" in shown
     assert "--keep" not in shown
     assert "restrict" not in shown
+
+
+def test_an_old_record_is_read_by_present_names():
+    old = {"restrict-attention": True, "steps": "50", "origin": "a.png"}
+    assert by_present_names(old) == {"within-class-attention": True, "steps": "50", "origin": "a.png"}
 
 
 def test_help_names_every_option_and_its_default(capsys):
