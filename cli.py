@@ -24,7 +24,7 @@ from commands.requests import (
     GenerateRequest,
     SampleRequest,
 )
-from commands.terminal import Ended, ending_in_order, print_whatever_the_encoding
+from commands.terminal import End, Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
 from imaging.errors import InputError, one_line
 from model.errors import CheckpointError, PromptError
@@ -92,7 +92,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("sampling"), SampleRequest, SAMPLING)
 
 
-def _generate(arguments: argparse.Namespace) -> None:
+def _generate(arguments: argparse.Namespace, end: End) -> None:
     from commands import generate
     from commands.progress import Reporter
 
@@ -100,20 +100,22 @@ def _generate(arguments: argparse.Namespace) -> None:
     request = GenerateRequest(**read_options(GenerateRequest, given), overrides=read_options(Settings, given))
     with Reporter() as reporter:
         for event in generate.run(request):
+            end.raise_if_asked()
             reporter.show(event)
 
 
-def _sample(arguments: argparse.Namespace) -> None:
+def _sample(arguments: argparse.Namespace, end: End) -> None:
     from commands import sample
     from commands.progress import Reporter
 
     request = SampleRequest(**read_options(SampleRequest, vars(arguments)))
     with Reporter() as reporter:
         for event in sample.run(request):
+            end.raise_if_asked()
             reporter.show(event)
 
 
-def _show(arguments: argparse.Namespace) -> None:
+def _show(arguments: argparse.Namespace, end: End) -> None:
     from imaging.provenance import changed_inputs, command_line, read_provenance
 
     record = read_provenance(arguments.image)
@@ -134,11 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_whatever_the_encoding()
     wait_briefly()
     try:
-        with ending_in_order():
+        with ending_in_order() as end:
             words = sys.argv[1:] if argv is None else list(argv)
             _refuse_missing_values(words)
             arguments = build_parser().parse_args(words)
-            COMMANDS[arguments.command](arguments)
+            COMMANDS[arguments.command](arguments, end)
     except (InputError, CheckpointError, PromptError, SettingError, NotFiniteError) as error:
         return _fail(with_flags(str(error), REQUESTS), 2)
     except KeyboardInterrupt:

@@ -27,27 +27,42 @@ def print_whatever_the_encoding() -> None:
                 reconfigure(errors="backslashreplace")
 
 
+class End:
+    """Whether a signal has asked for the end."""
+
+    def __init__(self) -> None:
+        self._asked: BaseException | None = None
+
+    def raise_if_asked(self) -> None:
+        """Raise `Ended` or KeyboardInterrupt again if the first was swallowed, as a library's import may do."""
+        if self._asked is not None:
+            raise self._asked
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """A signal's handler. The first one alone counts: what comes after must not stop the tidying."""
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+        self._asked = KeyboardInterrupt() if number == signal.SIGINT else Ended(number)
+        raise self._asked
+
+
 @contextlib.contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP, a scheduler's ways to stop a job, raise `Ended`, so that all is tidied up.
+def ending_in_order() -> Iterator[End]:
+    """Within, an interrupt, SIGTERM and SIGHUP raise KeyboardInterrupt and `Ended`, so that all is tidied up.
 
-    The first one alone: what comes after must not stop the tidying. A signal that is ignored stays so (nohup).
+    A signal that is ignored stays so (nohup, and interrupts in the background of a shell).
     """
+    end = End()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield end
         return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise Ended(number)
-
     before = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            before[number] = signal.signal(number, end)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            before[number] = signal.signal(number, end.handle)
     try:
-        yield
+        yield end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
