@@ -54,6 +54,21 @@ class Classes:
     within_class: bool
     class_adain: bool
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, contrast: float, impl: Implementation) -> Tensor:
+        """Queries [B, h, N, D] to keys and values [B, h, N', D] -> output [B, h, N, D]."""
+        result = cross_image_attention(
+            q,
+            k,
+            v,
+            contrast=contrast,
+            query_labels=self.query,
+            key_labels=self.key,
+            num_classes=self.num_classes,
+            within_class=self.within_class,
+            impl=impl,
+        )
+        return adain_features(result, self.query, impl=impl) if self.class_adain else result.out
+
 
 @dataclass(frozen=True)
 class LayerKVSource:
@@ -68,24 +83,6 @@ class LayerKVSource:
     contrast: float
     impl: Implementation
     classes: Classes | None = None
-
-    def attend(self, q: Tensor, key_value: KeyValue) -> Tensor:
-        """Queries [B, h, N, D] to the keys and values [B or 1, h, N', D] of ``tokens`` -> output [B, h, N, D]."""
-        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in key_value)
-        if self.classes is None:
-            return cross_image_attention(q, k, v, contrast=self.contrast, impl=self.impl)
-        result = cross_image_attention(
-            q,
-            k,
-            v,
-            contrast=self.contrast,
-            query_labels=self.classes.query,
-            key_labels=self.classes.key,
-            num_classes=self.classes.num_classes,
-            within_class=self.classes.within_class,
-            impl=self.impl,
-        )
-        return adain_features(result, self.classes.query, impl=self.impl) if self.classes.class_adain else result.out
 
 
 class Attention(nn.Module):
@@ -136,7 +133,12 @@ class Attention(nn.Module):
             q, (k, v) = self.queries_keys_values(x)
             out = plain(q, k, v)
         elif isinstance(source, LayerKVSource):
-            out = source.attend(self.split(self.to_q(x)), self.keys_values(source.tokens))
+            q = self.split(self.to_q(x))
+            k, v = (t.expand(x.shape[0], -1, -1, -1) for t in self.keys_values(source.tokens))
+            if source.classes is None:
+                out = cross_image_attention(q, k, v, contrast=source.contrast, impl=source.impl)
+            else:
+                out = source.classes.attend(q, k, v, source.contrast, source.impl)
         else:
             k, v = (t.expand(x.shape[0], -1, -1, -1) for t in source)
             out = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)

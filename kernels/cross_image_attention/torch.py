@@ -36,8 +36,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, contrast: float) -> Tensor:
     if contrast == 1:
         return plain(q, k, v)
     out = _empty_like(q)
+    compute = _by_onednn if is_supported(q, k, v) else _in_blocks
     for b in range(q.shape[0]):
-        _in_blocks(q[b], k[b], v[b], contrast, out[b])
+        compute(q[b], k[b], v[b], contrast, out[b])
     return out
 
 
@@ -52,6 +53,7 @@ def attention_within_class(
 ) -> Tensor:
     """As ``attention``, each class of queries seeing its own keys. Labels [B, Nq] and [B, Nk]."""
     out = _empty_like(q)
+    compute = _by_onednn if is_supported(q, k, v) else _in_blocks
     for b in range(q.shape[0]):
         known = (query_labels[b] >= 0) & (query_labels[b] < num_classes)
         members = [(query_labels[b] == c).nonzero()[:, 0] for c in range(num_classes)]
@@ -66,7 +68,7 @@ def attention_within_class(
                 part = plain(query[None], key[None], value[None])[0]
             else:
                 part = torch.empty_like(query)
-                _in_blocks(query, key, value, contrast, part)
+                compute(query, key, value, contrast, part)
             out[b].index_copy_(1, query_index, part)
     return out
 
@@ -107,9 +109,6 @@ def _apply_contrast(p: Tensor, mean: Tensor, contrast: float) -> None:
 @torch.no_grad()
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """q [H, Nq, D], k and v [H, Nk, D]; writes out [H, Nq, D]."""
-    if is_supported(q, k, v):
-        _by_onednn(q, k, v, contrast, out)
-        return
     heads, queries, width = q.shape
     keys = k.shape[1]
     dtype = accumulator(q.dtype)
@@ -135,6 +134,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) ->
             out[part, row : row + rows] = torch.bmm(probabilities, values).to(out.dtype)  # [h, rows, D]
 
 
+@torch.no_grad()
 def _by_onednn(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) -> None:
     """As `_in_blocks`, for any contrast: one head after the other, scores in float32."""
     heads, queries, width = q.shape
