@@ -77,7 +77,7 @@ class BuildPy(build_py):
 
 def _packages(part: Path) -> list[Path]:
     """The folder of a part and all those below it that hold modules."""
-    return sorted(file.parent for file in part.rglob("__init__.py"))
+    return sorted({file.parent for file in part.rglob("*.py")})
 
 
 def prefix_imports(source: bytes, name: str) -> bytes:

@@ -29,7 +29,7 @@ import stainloom
 assert "torch" not in sys.modules, "the package itself costs nothing"
 import kernels as theirs
 from stainloom import commands, imaging, kernels, model
-from stainloom.sampler.generate import generate
+from stainloom.sampler.series import generate
 assert callable(theirs.get_kernel) and not hasattr(theirs, "masked_adain")
 assert callable(kernels.masked_adain) and not hasattr(kernels, "get_kernel")
 assert not {"cli", "commands", "model", "imaging", "sampler", "demo"} & set(sys.modules)
