@@ -58,8 +58,7 @@ class _Call:
             kv_source = replace(kv_source, features=dict(zip(kv_source.features, rest[count:], strict=True)))
         if self.method == "features":
             return list(unet.features(z, cond, self.levels).values())
-        if self.method == "self_and_cross":
-            assert kv_source is not None
+        if self.method == "self_and_cross" and kv_source is not None:
             return list(unet.self_and_cross(z, cond, kv_source))
         predicted: Prediction = unet(z, cond, kv_source=kv_source, capture=self.levels)
         return [predicted.eps, *predicted.features.values()]
