@@ -177,7 +177,7 @@ def test_names_that_are_no_text_and_an_output_that_is_ascii(job, tmp_path):
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_way_to_the_traceback(monkeypatch, capsys):
-    def fault(arguments: object) -> None:
+    def fault(arguments: object, end: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
     monkeypatch.setitem(cli.COMMANDS, "show", fault)
@@ -192,7 +192,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_way_to_the_traceback(monkeypatch,
 
 
 def test_running_out_of_memory_is_told_with_what_to_try(monkeypatch, capsys):
-    def fault(arguments: object) -> None:
+    def fault(arguments: object, end: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
     monkeypatch.setitem(cli.COMMANDS, "show", fault)
