@@ -21,6 +21,14 @@ from model.unet import UNet
 from model.vae import VAE
 from tests.model.checkpoints import their_modules, write_folder
 
+LONG = ("test_flops", "test_method", "test_series", "test_optimizations", "test_triton_interpreter")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that of two processes none waits for the other at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 TINY = ModelConfig(
     unet=UNetConfig(block_out_channels=(8, 16, 16, 16), num_heads=2, cross_attention_dim=12, groups=4),
     vae=VAEConfig(block_out_channels=(8, 8, 16, 16), groups=4),
