@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 from model.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from model.checkpoint.load import StableDiffusion, load
+    from model.checkpoint.load import load
+    from model.stable_diffusion import StableDiffusion
 
 __all__ = ["CheckpointError", "StableDiffusion", "load"]
 
+_PLACES = {"StableDiffusion": "stable_diffusion", "load": "checkpoint.load"}
 _MODULES = frozenset(
-    ["clip", "config", "cpu_layers", "files", "free_u", "layers", "tokenizer", "transformer", "unet", "vae", "vae_rows"]
+    {
+        *("checkpoint", "clip", "config", "cpu_layers", "files", "free_u", "host_memory", "layers", "stable_diffusion"),
+        *("tokenizer", "transformer", "unet", "unet_blocks", "vae", "vae_rows"),
+    }
 )
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: who wants the error alone, such as the command line, need not wait for PyTorch.
-    if name in ("StableDiffusion", "load"):
-        return getattr(import_module(f"{__name__}.checkpoint.load"), name)
+    if name in _PLACES:
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,37 +11,13 @@ from model.checkpoint.hub import fetch, is_hub_id
 from model.checkpoint.load_state import load_state
 from model.checkpoint.single_file import read_single_file
 from model.checkpoint.unsupported import PICKLE_SUFFIXES
-from model.clip import TextEncoder
-from model.config import ModelConfig
-from model.cpu_layers import pack_convolutions
 from model.errors import CheckpointError
 from model.files import exists, is_file, is_folder, shown_name
+from model.stable_diffusion import StableDiffusion, lay_out_for_gpu
 from model.tokenizer import Tokenizer
-from model.unet import UNet
-from model.vae import VAE
 
 FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class StableDiffusion:
-    """One loaded model. ``name`` is its hub id, or the name of its folder or file."""
-
-    unet: UNet
-    vae: VAE
-    text_encoder: TextEncoder
-    tokenizer: Tokenizer
-    config: ModelConfig
-    name: str
-
-    def prepack(self) -> None:
-        """On a CPU, bring UNet and autoencoder into its own layout, in place, for speed in inference alone.
-
-        The ``weight`` of each convolution that is packed is None afterwards. Elsewhere nothing changes.
-        """
-        for network in (self.unet, self.vae):
-            pack_convolutions(network)
 
 
 def load(
@@ -109,10 +84,3 @@ def _own_name(folder: Path) -> str:
         return folder.resolve().name
     except (OSError, RuntimeError):  # the folder that the program runs in may be gone
         return folder.name
-
-
-def lay_out_for_gpu(unet: UNet, vae: VAE) -> None:
-    """Bring weights into the layouts that a GPU's libraries are quickest with; the numbers stay the same."""
-    unet.fuse()
-    for network in (unet, vae):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from model import StableDiffusion
-from model.checkpoint.load import lay_out_for_gpu
 from model.clip import TextEncoder
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
+from model.stable_diffusion import lay_out_for_gpu
 from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
