@@ -26,7 +26,7 @@ from sampler.inputs import TransferInputs, draw_noise, to_unit_range
 from sampler.inversion import ddpm_trajectory, noise_maps
 from sampler.masks import latent_labels
 from sampler.prepare import mix_noise
-from sampler.schedule import Step, steps
+from sampler.schedule import steps
 from sampler.series import Result, decode
 from sampler.settings import Settings
 from sampler.ticks import result_of
@@ -75,21 +75,22 @@ def cumulative() -> dict[str, Optimizations]:
 class _Network:
     """The UNet under one text as `TextConditionedUNet` is, with no more than the ``switches`` saved.
 
-    ``constants`` is the conditioning with a row for each step; None makes it again in every call.
+    ``constants`` is the conditioning with a row for each of ``times``; None makes it again in every call.
     """
 
     unet: UNet
     context: Tensor
-    rows: dict[int, int]
+    times: Sequence[int]
     constants: Conditioning | None
     impl: Implementation
     switches: Optimizations
 
     def _cond(self, t: Times) -> Conditioning:
         (time,) = [t] if isinstance(t, int) else t
-        if self.constants is not None:
-            return self.constants.rows(self.rows[time], self.rows[time])
-        return self.unet.condition(self.context, time, impl=self.impl)
+        if self.constants is None:
+            return self.unet.condition(self.context, time, impl=self.impl)
+        row = self.times.index(time)
+        return self.constants.rows(row, row)
 
     def __call__(
         self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
@@ -133,7 +134,12 @@ def transfer_with(
     elementwise: Implementation = execution.impl if optimizations.fused else "torch"
     factor, schedule, last = model.config.vae.factor, steps(settings.steps), settings.steps - 1
     start = settings.computed_steps.start if optimizations.known_steps else settings.start_step
-    network = _network(model, settings, schedule, elementwise, optimizations)
+    context = model.text_encoder(model.tokenizer([settings.prompt]).to(device)).to(dtype)
+    times = [step.t for step in schedule]
+    constants = None
+    if optimizations.constants:
+        constants = model.unet.condition(context, torch.tensor(times, device=device), impl=elementwise)
+    network = _Network(model.unet, context, times, constants, elementwise, optimizations)
 
     noise = draw_noise(seed, inputs, settings, model.config.vae.latent_channels, factor)
     images = ((to_unit_range(inputs.origin), noise.origin), (noise.structure_image, noise.structure))
@@ -171,22 +177,6 @@ def transfer_with(
         if matched:
             z = masked_adain(z, origin[i + 1][None], *labels, classes=matched, num_classes=num_classes, impl=impl)
     return Result(decode(model, z, elementwise), z.float().cpu())
-
-
-def _network(
-    model: StableDiffusion,
-    settings: Settings,
-    schedule: Sequence[Step],
-    impl: Implementation,
-    switches: Optimizations,
-) -> _Network:
-    parameter = next(model.unet.parameters())
-    context = model.text_encoder(model.tokenizer([settings.prompt]).to(parameter.device)).to(parameter.dtype)
-    times = [step.t for step in schedule]
-    constants = None
-    if switches.constants:
-        constants = model.unet.condition(context, torch.tensor(times, device=parameter.device), impl=impl)
-    return _Network(model.unet, context, {t: row for row, t in enumerate(times)}, constants, impl, switches)
 
 
 def _refuse(settings: Settings) -> None:
