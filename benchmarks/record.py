@@ -132,7 +132,7 @@ class Recorder:
     def add(self, rows: Sequence[Row]) -> None:
         """Rows of one comparison; times, and memory with the networks, are shown beside the first one's."""
         headings = [f"{row.what}, {', '.join(f'{name} {n}' for name, n in row.shape.items())}" for row in rows]
-        for row, heading, previous in zip(rows, headings, [None, *headings], strict=False):
+        for row, heading, previous in zip(rows, headings, [None, *headings[:-1]], strict=True):
             append(self._file, row, self._around)
             if heading != previous:
                 print(heading)

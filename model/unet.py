@@ -177,10 +177,10 @@ class UNet(nn.Module):
         multiple = 2 ** (self.config.levels - 1)
         if z.shape[-1] % multiple or z.shape[-2] % multiple:
             raise ValueError(f"latents of {z.shape[-2]}×{z.shape[-1]}: both sides must be multiples of {multiple}")
-        skips = [self.conv_in(z)]
-        for block, given in zip(self.down_blocks, cond.blocks, strict=False):
+        skips, levels = [self.conv_in(z)], self.config.levels
+        for block, given in zip(self.down_blocks, cond.blocks[:levels], strict=True):
             skips += block(skips[-1], given, cond.impl)
-        return self.mid_block(skips[-1], cond.blocks[len(self.down_blocks)], cond.impl), skips
+        return self.mid_block(skips[-1], cond.blocks[levels], cond.impl), skips
 
     def _decode(
         self,
@@ -192,7 +192,9 @@ class UNet(nn.Module):
     ) -> list[Tensor]:
         """Up blocks: features [B, C, h, w] for each of ``kv_sources``. Uses up the ``skips``."""
         passes = [h]
-        for number, (block, given) in enumerate(zip(self.up_blocks, cond.blocks[-len(self.up_blocks) :], strict=True)):
+        for number, (block, given) in enumerate(
+            zip(self.up_blocks, cond.blocks[self.config.levels + 1 :], strict=True)
+        ):
             if cond.free_u is not None:
                 passes = [cond.free_u.apply(h, number) for h in passes]
             passes = block(passes, skips, given, kv_sources, capture, cond.impl)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -34,7 +36,7 @@ def test_four_tiles_stand_side_by_side_unscaled(target: tuple[int, int]) -> None
     places = [find(sheet, tile) for tile in tiles]
     assert len({row for row, _ in places}) == 1
     columns = [column for _, column in places]
-    for left, right, tile in zip(columns, columns[1:], tiles, strict=False):
+    for (left, right), tile in zip(pairwise(columns), tiles[:-1], strict=True):
         assert left + tile.shape[1] < right
     assert (sheet[: places[0][0]] < 128).any(), "no captions above the tiles"
 
