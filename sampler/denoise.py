@@ -38,6 +38,7 @@ def denoise(
     of_origin = images.origin_features(denoiser, schedule, settings.origin_features(), batch)
     of_structure = images.structure_features(denoiser, schedule, settings.structure_features())
     adain_classes = 1 if settings.adain == "global" else num_classes
+    labels = images.latent_labels(adain_classes)
 
     z = images.structure_latents(settings.computed_steps.start)
     for i in settings.computed_steps:
@@ -64,14 +65,6 @@ def denoise(
         # Steps 6 and 7: the statistics of the origin, class by class.
         matched = settings.adain_classes(j, num_classes)
         if matched:
-            target_labels, origin_labels = images.latent_labels(adain_classes)
-            z = masked_adain(
-                z,
-                images.origin_latents(i + 1),
-                target_labels,
-                origin_labels,
-                classes=matched,
-                num_classes=adain_classes,
-                impl=impl,
-            )
+            x = images.origin_latents(i + 1)
+            z = masked_adain(z, x, *labels, classes=matched, num_classes=adain_classes, impl=impl)
         yield z
