@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -92,13 +93,15 @@ CODECS: Mapping[Any, Codec] = {
     float: Codec(number, _json_number),
     Span: Codec(Span.parse, _json_span),
     tuple[float, ...]: Codec(numbers, _json_numbers),
-    tuple[Path, ...]: TEXT,
 }
+
+
+type_hints = cache(get_type_hints)  # it evaluates every annotation of a class anew
 
 
 def codec_of(kind: type, name: str) -> Codec:
     """The codec of the field ``name`` of the dataclass ``kind``. A range that may be None is written ``none`` then."""
-    hint = get_type_hints(kind)[name]
+    hint = type_hints(kind)[name]
     given = [each for each in get_args(hint) if each is not types.NoneType]
     if get_origin(hint) in (Union, types.UnionType):
         codec = CODECS[given[0]]
@@ -130,7 +133,7 @@ def add_options(group: argparse._ArgumentGroup, kind: type, names: Iterable[str]
             more |= {"action": "store_const", "const": "yes"}
         else:
             more["metavar"] = said.metavar
-        if get_type_hints(kind)[name] == tuple[Path, ...]:
+        if type_hints(kind)[name] == tuple[Path, ...]:
             more |= {"nargs": "+", "action": "extend"}
         group.add_argument(flag_of(name), help=described(field, said).replace("%", "%%"), **more)
         for alias in said.aliases:

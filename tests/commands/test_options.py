@@ -19,7 +19,7 @@ from commands.options import (
     table,
     with_flags,
 )
-from commands.requests import REQUESTS, GenerateRequest
+from commands.requests import REQUESTS, GenerateRequest, SampleRequest
 from sampler.errors import SettingError
 from sampler.option import options_of
 from sampler.settings import PRESETS, Settings, Span
@@ -92,13 +92,22 @@ def test_an_old_record_is_read_by_present_names():
     assert by_present_names(old) == {"within-class-attention": True, "steps": "50", "origin": "a.png"}
 
 
-def test_help_names_every_option_and_its_default(capsys):
+@pytest.mark.parametrize(
+    ("command", "kinds"), [("generate", (Settings, GenerateRequest)), ("sample", (SampleRequest,))]
+)
+def test_help_names_every_option(command, kinds, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for kind in kinds:
+        for field, _ in options_of(kind):
+            assert f"{flag_of(field.name)} " in shown
+
+
+def test_help_gives_defaults(capsys):
     with pytest.raises(SystemExit):
         cli.main(["generate", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for kind in (Settings, GenerateRequest):
-        for field, _ in options_of(kind):
-            assert f"{flag_of(field.name)} " in shown
     for default in ("(1.67)", "(10:90)", "(32 with ddpm, 0 with ddim)", "(winter)", "(100)", "(output)"):
         assert default in shown
 
