@@ -55,7 +55,8 @@ class GenerateRequest(Request):
         None,
         "NAME=VALUE,…",
         "the classes in order, with their values or colours in the masks, such as epithelium=0,stroma=255 or "
-        "epithelium=#e69f00,stroma=#0072b2; needed where the values are neither 0..C-1 nor 0 and 255",
+        "epithelium=#e69f00,stroma=#0072b2; needed where the values are neither 0..C-1 nor 0 and 255; ignore=VALUE is "
+        "no class",
     )
     save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
     variants: int = option(1, "N", "images per mask, with seeds SEED, SEED+1, …", check=between(1, MOST_VARIANTS))

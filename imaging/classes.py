@@ -18,6 +18,8 @@ from imaging.errors import InputError, brief
 from imaging.rawfile import shown
 
 MAX_CLASSES = 32
+IGNORE = "ignore"
+"""The name of pixels that belong to no class. In label maps of C classes they have the label C."""
 # What TIFF files can hold, signed and unsigned.
 LOWEST, HIGHEST = -(2**31), 2**32 - 1
 
@@ -31,24 +33,26 @@ _JOINERS = "\u200c\u200d"
 class ClassMap:
     """The classes in order: ``values[c]`` stands for class ``c`` in the files, and ``names[c]`` names it.
 
-    ``values`` are numbers or, with ``colours``, the pixels' colours 0xRRGGBB.
+    ``values`` are numbers or, with ``colours``, the pixels' colours 0xRRGGBB. Pixels of the values ``ignored`` belong to
+    no class and get the label C.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...]
     colours: bool = False
+    ignored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < len(self.values) <= MAX_CLASSES:
             raise InputError(f"`classes`: {len(self.values)} classes; give 1 to {MAX_CLASSES}")
         if len(self.names) != len(self.values):
             raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
-        values = [hexadecimal(value) if self.colours else str(value) for value in self.values]
+        values = [hexadecimal(value) if self.colours else str(value) for value in (*self.values, *self.ignored)]
         for what, items in (("value", values), ("name", self.names)):
             twice = [item for item in items if items.count(item) > 1]
             if twice:
                 raise InputError(f"`classes`: the {what} {brief(twice[0])} is there twice; give each class its own")
-        if any(not LOWEST <= value <= HIGHEST for value in self.values):
+        if any(not LOWEST <= value <= HIGHEST for value in (*self.values, *self.ignored)):
             raise InputError(f"`classes`: a value is outside of {LOWEST}..{HIGHEST}, which no label map can hold")
 
     @classmethod
@@ -61,7 +65,8 @@ class ClassMap:
         """Read ``epithelium=0,stroma=255`` or, by colour, ``epithelium=#e69f00,stroma=#0072b2``.
 
         A name alone has its position as value; a number or colour alone has no name. Colours are #RRGGBB or #RGB,
-        in any case. :meth:`__str__` writes what this reads.
+        in any case. ``ignore=VALUE``, as often as needed and with a value, is no class: pixels to be left out of account.
+        :meth:`__str__` writes what this reads.
 
         Raises:
             InputError: a part is empty; a value is neither a whole number of 32 bits nor a colour; some are numbers
@@ -69,16 +74,17 @@ class ClassMap:
                 twice; more than 32 classes.
         """
         parts = text.split(",")
-        if len(parts) > MAX_CLASSES:
+        if len(parts) > 2 * MAX_CLASSES:
             raise InputError(f"`classes`: {len(parts)} classes; give 1 to {MAX_CLASSES}")
         names: list[str] = []
         values: list[int] = []
+        ignored: list[int] = []
         kinds: list[bool] = []
         for index, part in enumerate(parts):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if not equals and _is_value(name):
-                name, value = f"class {index}", name
-            elif not equals:
+                name, value = f"class {len(names)}", name
+            elif not equals and name != IGNORE:
                 value = str(index)
             if not name or not _is_value(value):
                 raise InputError(
@@ -87,30 +93,34 @@ class ClassMap:
                 )
             if not all(_is_printable(character) for character in name):
                 raise InputError(f"`classes`: the name {brief(name)} has unprintable characters; leave them out")
+            kinds.append(value.startswith("#"))
+            if name == IGNORE:
+                ignored.append(_read_value(name, value))
+                continue
             names.append(name)
             values.append(_read_value(name, value))
-            kinds.append(value.startswith("#"))
         if len(set(kinds)) > 1:
             raise InputError(f"`classes` {brief(text)}: some values are numbers and some colours; give all alike")
-        return cls(tuple(names), tuple(values), kinds[0])
+        return cls(tuple(names), tuple(values), kinds[0], tuple(ignored))
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __str__(self) -> str:
         """As :meth:`parse` reads it."""
-        values = (hexadecimal(value) if self.colours else str(value) for value in self.values)
-        return ",".join(f"{name}={value}" for name, value in zip(self.names, values, strict=True))
+        pairs = [*zip(self.names, self.values, strict=True), *((IGNORE, value) for value in self.ignored)]
+        return ",".join(f"{name}={hexadecimal(value) if self.colours else value}" for name, value in pairs)
 
     def classify(self, values: NDArray[np.int64], path: str | os.PathLike[str]) -> NDArray[np.int64]:
-        """Turn the numbers or colours of a file, [H, W], into classes 0..C-1, [H, W].
+        """Turn the numbers or colours of a file, [H, W], into classes 0..C-1, and C where they are ignored, [H, W].
 
         Raises:
             InputError: one of them stands for no class. ``path`` names the file in the message.
         """
-        order = np.argsort(self.values).astype(np.int64)
-        ascending = np.asarray(self.values, dtype=np.int64)[order]
-        position = np.searchsorted(ascending, values).clip(max=len(self) - 1)
+        known = (*self.values, *self.ignored)
+        order = np.argsort(known).astype(np.int64)
+        ascending = np.asarray(known, dtype=np.int64)[order]
+        position = np.searchsorted(ascending, values).clip(max=len(known) - 1)
         unknown = values[ascending[position] != values]
         if unknown.size:
             percent = 100 * unknown.size / values.size
@@ -119,7 +129,7 @@ class ClassMap:
                 f"{shown(path)}: the {what} {listing(np.unique(unknown).tolist(), self.colours)} ({percent:.2g} % of "
                 f"the pixels) has no class in `classes` {brief(str(self), 200)}; add it there or repaint these pixels"
             )
-        classes: NDArray[np.int64] = order[position]
+        classes: NDArray[np.int64] = order[position].clip(max=len(self))
         return classes
 
 

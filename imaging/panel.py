@@ -42,14 +42,14 @@ def colour(index: int) -> tuple[int, int, int]:
 
 
 def paint(labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
-    """Colour a label map [H, W] of classes 0..C-1 as uint8 [H, W, 3].
+    """Colour a label map [H, W] of classes 0..C-1, and C for ignored pixels, which are white, as uint8 [H, W, 3].
 
     Raises:
-        ValueError: a label is outside of 0..C-1.
+        ValueError: a label is outside of 0..C.
     """
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < 0 or labels.max() > classes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} for {classes} classes")
-    return np.array([colour(index) for index in range(classes)], dtype=np.uint8)[labels]
+    return np.array([*(colour(index) for index in range(classes)), _WHITE], dtype=np.uint8)[labels]
 
 
 def panel(
@@ -67,7 +67,7 @@ def panel(
     very long is shortened. Returns uint8 [·, ·, 3].
 
     Raises:
-        ValueError: a mask and its image differ in size, or a label has no name.
+        ValueError: a mask and its image differ in size, or a label is neither a class nor ignored.
     """
     pairs = ((origin_labels, origin), (target_labels, result))
     if any(labels.shape != image.shape[:2] for labels, image in pairs):

@@ -37,8 +37,9 @@ def denoise(
     images = PairBatch.of(pairs)
     of_origin = images.origin_features(denoiser, schedule, settings.origin_features(), batch)
     of_structure = images.structure_features(denoiser, schedule, settings.structure_features())
-    adain_classes = 1 if settings.adain == "global" else num_classes
-    labels = images.latent_labels(adain_classes)
+    as_one = settings.adain == "global"
+    adain_classes = 1 if as_one else num_classes
+    labels = images.latent_labels(num_classes, as_one=as_one)
 
     z = images.structure_latents(settings.computed_steps.start)
     for i in settings.computed_steps:
@@ -66,5 +67,6 @@ def denoise(
         matched = settings.adain_classes(j, num_classes)
         if matched:
             x = images.origin_latents(i + 1)
-            z = masked_adain(z, x, *labels, classes=matched, num_classes=adain_classes, impl=impl)
+            # The labels are one more than the classes: positions of no class are never matched.
+            z = masked_adain(z, x, *labels, classes=matched, num_classes=adain_classes + 1, impl=impl)
         yield z

@@ -17,7 +17,8 @@ from sampler.settings import Settings
 class TransferInputs:
     """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
 
-    ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1.
+    ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1, or
+    num_classes for pixels that belong to no class.
     """
 
     origin: NDArray[np.uint8]

@@ -14,10 +14,11 @@ def structure_image(
 ) -> Tensor:
     """Paint a label map [H, W] grey, add noise, clip: an image [1, 3, H, W] in [-1, 1], float32.
 
-    Class c becomes ``intensities[c]`` in [0, 1] on all channels; the Gaussian noise of ``variance`` is drawn from
-    ``generator`` (CPU) per pixel and channel. Source: Winter et al., section 3.2.
+    Class c becomes ``intensities[c]`` in [0, 1] on all channels, and pixels of no class the mean of all; the Gaussian
+    noise of ``variance`` is drawn from ``generator`` (CPU) per pixel and channel. Source: Winter et al., section 3.2.
     """
-    painted = torch.tensor(intensities, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
+    values = [*intensities, sum(intensities) / len(intensities)]
+    painted = torch.tensor(values, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
     noise = torch.randn(painted.shape, generator=generator, dtype=torch.float32)
     return ((painted + variance**0.5 * noise).clamp(0.0, 1.0) * 2.0 - 1.0)[None]
 
@@ -26,21 +27,22 @@ def latent_labels(labels: Tensor, num_classes: int, factor: int) -> Tensor:
     """A label map [H, W] at latent resolution [H / factor, W / factor], int64.
 
     Each class's one-hot map is averaged over squares of ``factor`` px and the largest share wins, the lower label
-    in a tie. Counted in whole numbers, so that ties are exact. Raises ValueError for a label outside
-    0..num_classes - 1 or a side that is not a multiple of ``factor``.
+    in a tie. Counted in whole numbers, so that ties are exact. Pixels of no class have the label ``num_classes`` and
+    count like one more. Raises ValueError for a label outside 0..num_classes or a side that is not a multiple of
+    ``factor``.
     """
     height, width = labels.shape
     if height % factor or width % factor:
         raise ValueError(f"label map of {height}×{width}: both sides must be multiples of {factor}")
-    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+    if int(labels.min()) < 0 or int(labels.max()) > num_classes:
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())} for {num_classes} classes")
-    one_hot = F.one_hot(labels.long(), num_classes).to(torch.int32)
-    squares = one_hot.reshape(height // factor, factor, width // factor, factor, num_classes)
+    one_hot = F.one_hot(labels.long(), num_classes + 1).to(torch.int32)
+    squares = one_hot.reshape(height // factor, factor, width // factor, factor, num_classes + 1)
     counts = squares.sum(dim=(1, 3))
     # argmax promises no particular index among equals; counting down from the top class does.
     best = torch.zeros_like(counts[..., 0], dtype=torch.int64)
     most = counts[..., 0]
-    for label in range(1, num_classes):
+    for label in range(1, num_classes + 1):
         better = counts[..., label] > most
         best = torch.where(better, label, best)
         most = torch.where(better, counts[..., label], most)

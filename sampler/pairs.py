@@ -106,9 +106,10 @@ class PairBatch:
         """Labels of the origins at ``level``, [B or 1, h, w]."""
         return torch.stack([self.origins[row].labels[level] for row in self.rows])
 
-    def latent_labels(self, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Target's and origin's labels at latent resolution, as far as ``num_classes`` tell them apart."""
-        return self.target_labels(0).clamp(max=num_classes - 1), self.origin_labels(0).clamp(max=num_classes - 1)
+    def latent_labels(self, num_classes: int, *, as_one: bool) -> tuple[Tensor, Tensor]:
+        """Target's and origin's labels at latent resolution: 0..num_classes, the last for no class; 0 and 1 ``as_one``."""
+        labels = (self.target_labels(0), self.origin_labels(0))
+        return tuple((each == num_classes).long() for each in labels) if as_one else labels
 
 
 def attention_classes(
@@ -122,6 +123,7 @@ def attention_classes(
     for level in {layer.level for layer in features}:
         queries = images.target_labels(level).flatten(1)
         keys = queries if from_structure else images.origin_labels(level).flatten(1)
-        keys = keys.expand(len(queries), -1)
-        result[level] = Classes(queries, keys, num_classes, settings.within_class_attention, class_adain)
+        # Queries of no class (label C) look at all keys and keep their statistics: no key may have their label.
+        keys = torch.where(keys == num_classes, num_classes + 1, keys).expand(len(queries), -1)
+        result[level] = Classes(queries, keys, num_classes + 2, settings.within_class_attention, class_adain)
     return result

@@ -66,5 +66,5 @@ def transfer(model: StableDiffusion, inputs: TransferInputs, settings: Settings,
         z = denoise_step(z, eps, step, maps[i])
         for c in settings.adain_classes(j, num_classes):
             labels = (target_labels, origin_labels)
-            z = masked_adain(z, origin[i + 1], *labels, classes=(c,), num_classes=num_classes, impl="reference")
+            z = masked_adain(z, origin[i + 1], *labels, classes=(c,), num_classes=num_classes + 1, impl="reference")
     return z

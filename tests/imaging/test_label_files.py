@@ -237,3 +237,20 @@ def test_mask_of_another_size_than_its_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"mask\.png: 32×24 px, but its image image\.png has 24×32 px"):
         check_same_size(labels, "mask.png", image, "image.png")
     check_same_size(labels, "mask.png", image.transpose(1, 0, 2), "image.png")
+
+
+def test_ignored_values_are_no_class(tmp_path) -> None:
+    path = tmp_path / "mask.png"
+    values = np.repeat(np.array([[1, 2, 0, 255]], np.uint8), 16, axis=0).repeat(8, axis=1)
+    Image.fromarray(values).save(path)
+    classes = ClassMap.parse("tumour=1,ignore=0,stroma=2,ignore=255")
+    assert (classes.names, classes.values, classes.ignored) == (("tumour", "stroma"), (1, 2), (0, 255))
+    assert ClassMap.parse(str(classes)) == classes
+    (labels,) = read_label_set([path], classes).maps
+    assert labels[0, ::8].tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("text", ["a=1,ignore", "a=1,ignore=1", "ignore=0", "a=#ffffff,ignore=0"])
+def test_what_cannot_be_ignored_is_refused(text) -> None:
+    with pytest.raises(InputError, match="`classes`"):
+        ClassMap.parse(text)

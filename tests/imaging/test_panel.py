@@ -61,6 +61,6 @@ def test_colours_differ_and_the_first_two_differ_in_brightness() -> None:
 def test_label_without_a_name_and_wrong_sizes_are_refused() -> None:
     image, labels = example(32, 32, 3, 0)
     with pytest.raises(ValueError, match="labels"):
-        panel(image, labels, labels, image, ["a", "b"])
+        panel(image, labels, labels, image, ["a"])
     with pytest.raises(ValueError, match="size"):
         panel(image, labels[:-1], labels, image, ["a", "b", "c"])
