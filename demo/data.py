@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL.Image import Resampling, Transform
 
-from demo.tissue import draw_slide, draw_two_tone, random_slide
+from dataset.tissue import draw_slide, draw_two_tone, random_slide
 
 Pixels = npt.NDArray[np.uint8]
 Kind = Literal["membrane", "nuclear", "stromal", "negative", "mask"]

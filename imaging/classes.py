@@ -33,8 +33,8 @@ _JOINERS = "\u200c\u200d"
 class ClassMap:
     """The classes in order: ``values[c]`` stands for class ``c`` in the files, and ``names[c]`` names it.
 
-    ``values`` are numbers or, with ``colours``, the pixels' colours 0xRRGGBB. Pixels of the values ``ignored`` belong to
-    no class and get the label C.
+    ``values`` are numbers or, with ``colours``, the pixels' colours 0xRRGGBB. Pixels of the values ``ignored`` belong
+    to no class and get the label C.
     """
 
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class ClassMap:
         """Read ``epithelium=0,stroma=255`` or, by colour, ``epithelium=#e69f00,stroma=#0072b2``.
 
         A name alone has its position as value; a number or colour alone has no name. Colours are #RRGGBB or #RGB,
-        in any case. ``ignore=VALUE``, as often as needed and with a value, is no class: pixels to be left out of account.
+        in any case. ``ignore=VALUE``, as often as needed and with a value, is no class: pixels to be left out.
         :meth:`__str__` writes what this reads.
 
         Raises:

@@ -107,7 +107,10 @@ class PairBatch:
         return torch.stack([self.origins[row].labels[level] for row in self.rows])
 
     def latent_labels(self, num_classes: int, *, as_one: bool) -> tuple[Tensor, Tensor]:
-        """Target's and origin's labels at latent resolution: 0..num_classes, the last for no class; 0 and 1 ``as_one``."""
+        """Target's and origin's labels at latent resolution: 0..num_classes, the last for no class.
+
+        ``as_one`` makes one class 0 of all classes, and 1 of no class.
+        """
         labels = (self.target_labels(0), self.origin_labels(0))
         return tuple((each == num_classes).long() for each in labels) if as_one else labels
 

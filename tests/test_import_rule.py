@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "model": frozenset({"kernels"}),
     "sampler": frozenset({"model", "kernels"}),
     "imaging": frozenset[str](),
-    "commands": frozenset({"imaging", "kernels", "model", "sampler"}),
+    "dataset": frozenset({"imaging", "sampler"}),
+    "commands": frozenset({"dataset", "imaging", "kernels", "model", "sampler"}),
 }
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dataset.tissue import draw_tissue
 from demo.data import CAPTIONS, Dataset
 from demo.export import export
 from demo.latents import Latents, encode_turns, fold_normalisation, moments
 from demo.losses import opponent_colours, psnr, reconstruction_loss
-from demo.tissue import draw_tissue
 from demo.train_unet import Batch, Networks, denoising_loss, draw_batch
 from demo.train_vae import crops
 from demo.training import Clock, Worker, learning_rate, load_checkpoint, save_checkpoint, to_tensor

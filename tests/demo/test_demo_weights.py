@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 
 from commands.recommended import read_recommended
+from dataset.tissue import draw_tissue
 from demo.losses import psnr
-from demo.tissue import draw_tissue
 from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
 from demo.training import to_tensor

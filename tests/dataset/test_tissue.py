@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dataset.fields import cell_mosaic, gaussian_field
+from dataset.tissue import EPITHELIUM, STROMA, draw_slide, draw_tissue, draw_two_tone, random_slide
 from demo.data import CAPTIONS, caption_number, dihedral, jitter_stain, random_crop
-from demo.fields import cell_mosaic, gaussian_field
-from demo.tissue import EPITHELIUM, STROMA, draw_slide, draw_tissue, draw_two_tone, random_slide
 
 SIZE = 128
 

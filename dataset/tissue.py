@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from demo.fields import (
+from dataset.fields import (
     Field,
     blur,
     cell_mosaic,
