@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,18 +15,23 @@ from commands import VERSION
 from commands.options import add_options, read_options, with_flags
 from commands.places import HERE
 from commands.requests import (
+    DATASET_ACTIONS,
+    DATASET_FILES,
+    DATASET_MACHINE,
     FILES,
     GENERATE_MACHINE,
     MACHINE,
     REQUESTS,
     SAMPLE_FILES,
     SAMPLING,
+    DatasetRequest,
     GenerateRequest,
+    MethodRequest,
     SampleRequest,
 )
 from commands.terminal import End, Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
-from imaging.errors import InputError, one_line
+from imaging.errors import InputError, ProblemsError, one_line
 from model.errors import CheckpointError, PromptError
 from model.files import shown_name
 from sampler.errors import NotFiniteError, SettingError
@@ -65,6 +70,10 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"stainloom {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make new images", description=INTRODUCTION, allow_abbrev=False))
+    dataset = commands.add_parser(
+        "dataset", help="make rounds of new images for a whole set of annotated ones", allow_abbrev=False
+    )
+    _add_dataset(dataset)
     sample = commands.add_parser(
         "sample", help="plain text-to-image, to see that weights are right", allow_abbrev=False
     )
@@ -77,12 +86,31 @@ def build_parser() -> Parser:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("inputs and outputs"), GenerateRequest, FILES)
     add_options(parser.add_argument_group("machine"), GenerateRequest, GENERATE_MACHINE)
+    _add_method(parser)
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input",
+        type=Path,
+        nargs="?",
+        metavar="INPUT",
+        help="annotated images: a folder with images/ and masks/, of pairs, QuPath's tiles, nnU-Net's, or a manifest "
+        "(see docs/datasets.md); with --status and --remake a dataset's folder",
+    )
+    add_options(parser.add_argument_group("inputs and outputs"), DatasetRequest, DATASET_FILES)
+    add_options(parser.add_argument_group("instead of making the images"), DatasetRequest, DATASET_ACTIONS)
+    add_options(parser.add_argument_group("machine"), DatasetRequest, DATASET_MACHINE)
+    _add_method(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group(
         "method",
         "Defaults in brackets are those of the winter preset. Steps of ranges count from the first executed one; A:B "
         "excludes B.",
     )
-    add_options(method, GenerateRequest, ("preset",))
+    add_options(method, MethodRequest, ("preset",))
     add_options(method, Settings)
 
 
@@ -102,6 +130,23 @@ def _generate(arguments: argparse.Namespace, end: End) -> None:
         for event in generate.run(request):
             end.raise_if_asked()
             reporter.show(event)
+
+
+def _dataset(arguments: argparse.Namespace, end: End) -> int:
+    from commands import dataset
+    from commands.progress import Reporter
+
+    given = vars(arguments)
+    asked = {name: value for name, value in given.items() if name != "input"}
+    options = read_options(DatasetRequest, asked)
+    request = DatasetRequest(**options, input=arguments.input, overrides=read_options(Settings, asked))
+    code = 0
+    with Reporter() as reporter:
+        for event in dataset.run(request):
+            end.raise_if_asked()
+            reporter.show(event)
+            code = 1 if isinstance(event, dataset.Incomplete) else code
+    return code
 
 
 def _sample(arguments: argparse.Namespace, end: End) -> None:
@@ -124,7 +169,12 @@ def _show(arguments: argparse.Namespace, end: End) -> None:
         print(one_line(f"note: {name} is missing or has changed since"), file=sys.stderr)
 
 
-COMMANDS = {"generate": _generate, "sample": _sample, "show": _show}
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, End], int | None]] = {
+    "generate": _generate,
+    "dataset": _dataset,
+    "sample": _sample,
+    "show": _show,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,7 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else list(argv)
             _refuse_missing_values(words)
             arguments = build_parser().parse_args(words)
-            COMMANDS[arguments.command](arguments, end)
+            return COMMANDS[arguments.command](arguments, end) or 0
+    except ProblemsError as error:
+        for problem in error.problems:
+            _fail(with_flags(problem, REQUESTS), 2)
+        return _fail(str(error), 2)
     except (InputError, CheckpointError, PromptError, SettingError, NotFiniteError) as error:
         return _fail(with_flags(str(error), REQUESTS), 2)
     except KeyboardInterrupt:
@@ -160,7 +214,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(OUT_OF_MEMORY, 2)
         again = f"set {TRACEBACK}=1 and run it again for a traceback to report"
         return _fail(f"unforeseen {type(error).__name__}: {shown_name(str(error))}; {again}", 1)
-    return 0
 
 
 OUT_OF_MEMORY = "out of memory: give smaller patches, a smaller --batch-size, --cache 0, or --dtype bf16"

@@ -12,7 +12,7 @@ import model
 from benchmarks.random_weights import random_model, weight_bytes
 from benchmarks.record import RESULTS, Recorder, Row
 from benchmarks.timing import Outcome, Sides, as_rows, take_turns
-from commands.machine import CPU_BATCH, DTYPES, GPU_BATCH, choose_budget
+from commands.machine import DTYPES, GPU_BATCH, choose_budget
 from kernels import Implementation
 from sampler.execution import Execution
 
@@ -84,7 +84,7 @@ def prepare(arguments: Namespace, name: str) -> Setting:
     """
     device, dtype = chosen(arguments)
     impl: Implementation = ("triton" if cuda() else "torch") if arguments.impl is None else arguments.impl
-    batch = (GPU_BATCH if cuda() else CPU_BATCH) if arguments.batch_size is None else arguments.batch_size
+    batch = (GPU_BATCH if cuda() else 1) if arguments.batch_size is None else arguments.batch_size
     budget = choose_budget("auto", device)
     execution = Execution(impl=impl, batch=batch, graphs=arguments.graphs, budget=budget)
     if arguments.weights is None:

@@ -21,10 +21,10 @@ from commands.machine import (
     choose_impl,
     read_batch_size,
 )
+from commands.method import method_settings
 from commands.notes import Note, notes_on_classes, notes_on_fonts
-from commands.options import listing, settings_record
+from commands.options import settings_record
 from commands.places import EXAMPLE_CLASSES, SMALL
-from commands.recommended import read_recommended
 from commands.requests import GenerateRequest
 from commands.results import plan_latents, refuse_foreign, replaced, write_result
 from imaging.errors import InputError
@@ -39,7 +39,7 @@ from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.option import check_options
 from sampler.series import GenerationTask, Progress, generate_series
-from sampler.settings import Settings, choose, in_proportion
+from sampler.settings import Settings
 
 MULTIPLE = 64
 
@@ -63,7 +63,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     dtype = choose_dtype(request.dtype, device)
     impl = choose_impl(request.impl, device)
     check_graphs(request.graphs, device)
-    settings, notes = _settings(request)
+    settings, notes = method_settings(request)
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
 
     origin_path, origin_mask = request.origin, request.origin_mask
@@ -131,29 +131,6 @@ def with_example(request: GenerateRequest) -> GenerateRequest:
         raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
     origin, mask, target = (SMALL / name for name in ("ihc.png", "ihc_mask.png", "target_a.png"))
     return replace(request, origin=origin, origin_mask=mask, target_mask=(target,), classes=EXAMPLE_CLASSES)
-
-
-def _settings(request: GenerateRequest) -> tuple[Settings, list[str]]:
-    """The settings, and notes on those that the user did not give.
-
-    Recommended ones are used where the user named no preset; with another number of steps, what counts steps changes
-    in proportion.
-    """
-    preset = "winter" if request.preset is None else request.preset
-    base = choose(preset, {})
-    recommended = read_recommended(Path(os.path.expanduser(request.weights))) if request.preset is None else {}
-    wanted = {name: value for name, value in recommended.items() if name not in request.overrides}
-    notes = []
-    if wanted:
-        notes.append(f"these weights recommend {listing(wanted)} (--preset {preset} turns that off)")
-    base = replace(base, **in_proportion(base, recommended), **recommended)
-    scaled = in_proportion(base, request.overrides)
-    if scaled:
-        steps = listing({"steps": request.overrides["steps"]})
-        notes.append(f"{steps}: in proportion {listing(scaled)}; give an option to say otherwise")
-    settings = replace(base, **{**scaled, **request.overrides})
-    settings.check()
-    return settings, notes
 
 
 def _record(

@@ -20,7 +20,9 @@ from sampler.feature_cache import CacheBudget, feature_bytes
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TORCH_NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 MOST_IMAGES = 1024
-GPU_BATCH, CPU_BATCH = 16, 1
+GPU_BATCH = 16
+CPU_PIXELS = 8 * 128**2
+"""On a CPU as many small images go through the networks at once as have about so many pixels together."""
 ASSUMED_FREE = 4 * 2**30
 IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
@@ -107,7 +109,8 @@ def choose_batch(
 ) -> int:
     """How many latents go through the UNet at once: as many as half of the free memory takes, up to a limit.
 
-    ``shapes`` are [H, W] of all images. A CPU is as quick with one at a time, and its memory is better used so.
+    ``shapes`` are [H, W] of all images. A CPU is as quick with one large image at a time, and its memory is better used
+    so; with small ones most of its time would go into reading weights.
     """
     # Beside the UNet's work each image holds its structure's features, of six steps in the method's presets.
     factor = config.vae.factor
@@ -115,7 +118,7 @@ def choose_batch(
         unet_bytes(config, h, w, dtype) + 6 * feature_bytes(config.unet, h * w // factor**2, (0, 1), dtype)
         for h, w in shapes
     )
-    limit = GPU_BATCH if device.type == "cuda" else CPU_BATCH
+    limit = GPU_BATCH if device.type == "cuda" else CPU_PIXELS // max(h * w for h, w in shapes)
     return max(1, min(limit, free_bytes(device) // 2 // each))
 
 

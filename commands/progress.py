@@ -9,10 +9,13 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from commands.dataset import Event as DatasetEvent
+from commands.dataset import Images, Incomplete, Line
 from commands.generate import Written
 from commands.notes import Note
 from commands.options import with_flags
 from commands.requests import REQUESTS
+from dataset.making import Failed, Made
 from imaging.errors import one_line
 from sampler.series import Progress
 
@@ -22,6 +25,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.bar: tqdm[None] | None = None
+        self.images: tqdm[None] | None = None
         self.phase = ""
         self.seconds: dict[str, float] = {}
         self.since = time.perf_counter()
@@ -33,11 +37,16 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+        if self.images is not None:
+            self.images.close()
 
-    def show(self, event: Progress | Note | Written | Path) -> None:
+    def show(self, event: Progress | Note | Written | Path | DatasetEvent) -> None:
         """Show one event of a job."""
         if isinstance(event, Progress):
             self._progress(event)
+            return
+        if isinstance(event, Images | Made | Failed | Incomplete | Line):
+            self._dataset(event)
             return
         self._close()
         if isinstance(event, Note):
@@ -52,6 +61,28 @@ class Reporter:
                 print(one_line(f"latents: {event.latents}"))
         print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items()), flush=True)
         self.seconds.clear()
+
+    def _dataset(self, event: Images | Made | Failed | Incomplete | Line) -> None:
+        if isinstance(event, Images):
+            if self.images is None:
+                self.images = tqdm(
+                    total=event.total, initial=event.before, desc="images", unit="image", file=sys.stderr
+                )
+            self.images.update(event.done - self.images.n)
+            return
+        if isinstance(event, Made):
+            return
+        self._close()
+        if self.images is not None and not isinstance(event, Failed):
+            self.images.close()
+            self.images = None
+        if isinstance(event, Line):
+            print(one_line(event.text), flush=True)
+        elif isinstance(event, Failed):
+            print(one_line(f"failed: {event.item.id}: {event.reason}"), file=sys.stderr)
+        else:
+            what = f"{event.failed} images could not be made; {event.folder} says why in failed.jsonl"
+            print(one_line(f"error: {what}; run the command again to try them again"), file=sys.stderr)
 
     def _progress(self, event: Progress) -> None:
         if event.phase != self.phase:

@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from commands.places import DEMO_WEIGHTS
-from sampler.option import at_least, between, option
+from sampler.option import at_least, between, none_or, one_of, option
 from sampler.settings import GUIDANCE, MOST_STEPS, Settings
 
 MOST_SIDE = 4096
 MOST_VARIANTS = 10_000
+MOST_ROUNDS = 1000
+EXPORTS = ("nnunet", "webdataset")
 
 
 def _size(side: int) -> str | None:
     fits = 64 <= side <= MOST_SIDE and side % 64 == 0
     return None if fits else f"must be a multiple of 64 px, at most {MOST_SIDE}"
+
+
+def _share(value: float) -> str | None:
+    return None if 0.0 < value <= 1.0 else "must be above 0 and at most 1"
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class GenerateRequest(Request):
-    """What the user asked of `generate`. ``overrides`` holds the method's fields given on the command line.
+class MethodRequest(Request):
+    """What all commands that run the method have in common. ``overrides`` holds its fields given on the command line.
 
     ``preset`` None takes the ``winter`` preset and, over it, what the weights recommend.
     """
 
-    origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
-    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size")
-    target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
     classes: str | None = option(
         None,
         "NAME=VALUE,…",
@@ -58,7 +61,6 @@ class GenerateRequest(Request):
         "epithelium=#e69f00,stroma=#0072b2; needed where the values are neither 0..C-1 nor 0 and 255; ignore=VALUE is "
         "no class",
     )
-    save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
     variants: int = option(1, "N", "images per mask, with seeds SEED, SEED+1, …", check=between(1, MOST_VARIANTS))
     impl: str = option("auto", "IMPL", "of attention, norms and gates: auto, reference, torch or triton")
     graphs: bool = option(False, None, "replay the network's calls as CUDA graphs")
@@ -74,6 +76,44 @@ class GenerateRequest(Request):
 
 
 @dataclass(frozen=True)
+class GenerateRequest(MethodRequest):
+    """What the user asked of `generate`."""
+
+    origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
+    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size")
+    target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
+    save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
+
+
+@dataclass(frozen=True)
+class DatasetRequest(MethodRequest):
+    """What the user asked of `dataset`. ``input`` is what stands without a name on its command line."""
+
+    input: Path | None = None
+    rounds: int = option(1, "K", "new images for every annotated one", check=between(1, MOST_ROUNDS))
+    subset: float = option(1.0, "SHARE", "take a random share of the annotated images, such as 0.25", check=_share)
+    split: str | None = option(
+        None, "NAME", "the split that images are made for and targets come from", shown="train, if there are several"
+    )
+    masks: Path | None = option(None, "FOLDER", "take target label maps from this folder instead", shown="")
+    min_fidelity: float = option(
+        0.0, "DICE", "set images aside that fit their label map less than this, 0 to 1", check=between(0, 1)
+    )
+    export: str | None = option(None, "FORMAT", "also write as nnunet or webdataset", check=none_or(one_of(*EXPORTS)))
+    demo: bool = option(False, None, "make and use a small drawn dataset instead of INPUT")
+    plan: bool = option(False, None, "plan, time one image, and stop")
+    status: bool = option(False, None, "say how far the dataset in INPUT is")
+    remake: str | None = option(None, "ID", "make one image of the dataset in INPUT again", shown="")
+    shard: str | None = option(None, "I/N", "make the I-th of N equal shares of the plan (1/N to N/N)", shown="")
+    ray: str | None = option(
+        None, "ADDRESS", "share the work out by Ray: `local`, `auto` or a cluster's address", shown=""
+    )
+    threads: int = option(
+        4, "N", "threads of one worker on a CPU; part of the plan, as they decide the last bits", check=between(1, 1024)
+    )
+
+
+@dataclass(frozen=True)
 class SampleRequest(Request):
     """What the user asked of `sample`; ``size`` is the side in px."""
 
@@ -83,14 +123,28 @@ class SampleRequest(Request):
     size: int = option(512, "PX", "side, a multiple of 64 px", check=_size)
 
 
-REQUESTS = (GenerateRequest, SampleRequest, Settings)
+REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings)
 """All that a message may name a field of."""
 
 FILES = (
     *("origin", "origin_mask", "target_mask", "classes", "save_latents", "variants"),
     *("output", "weights", "seed"),
 )
+DATASET_FILES = (
+    "output",
+    "rounds",
+    "subset",
+    "split",
+    "masks",
+    "classes",
+    "variants",
+    "min_fidelity",
+    "export",
+    "seed",
+)
+DATASET_ACTIONS = ("demo", "plan", "status", "remake")
 MACHINE = ("device", "dtype")
 GENERATE_MACHINE = (*MACHINE, "impl", "graphs", "batch_size", "cache")
+DATASET_MACHINE = ("weights", *GENERATE_MACHINE, "threads", "ray", "shard")
 SAMPLE_FILES = ("output", "weights", "seed")
 SAMPLING = ("prompt", "steps", "guidance", "size")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+MOST_SHOWN = 100
+
 
 def one_line(text: str) -> str:
     """``text`` with line breaks, control characters and all else that cannot be printed written as escapes.
@@ -28,3 +32,15 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class ProblemsError(InputError):
+    """Several things are wrong with the inputs; ``problems`` has a line for each."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems[:MOST_SHOWN])
+        more = len(problems) - len(self.problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(
+            f"{where}: {count}, so nothing was started{f'; the first {MOST_SHOWN} are above' * (more > 0)}"
+        )

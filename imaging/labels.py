@@ -21,7 +21,7 @@ from imaging.errors import InputError
 from imaging.maskfile import Mask, read_mask, transparent_pixels
 from imaging.rawfile import shown
 
-__all__ = ["ClassMap", "LabelSet", "check_same_size", "read_label_set"]
+__all__ = ["ClassMap", "LabelSet", "check_same_size", "decide_classes", "label_map", "read_label_set"]
 
 _BLACK_AND_WHITE = (0, 255)
 # Tissues are seldom told apart in so many classes without names; numbered nuclei soon are as many.
@@ -51,6 +51,12 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
             colours decide; or there are more than 32 values or colours.
     """
     masks = [read_mask(path) for path in paths]
+    classes, notes = decide_classes(masks, classes)
+    return LabelSet(tuple(label_map(mask, classes) for mask in masks), classes, notes)
+
+
+def decide_classes(masks: Sequence[Mask], classes: ClassMap | None) -> tuple[ClassMap, tuple[str, ...]]:
+    """The class map that ``masks``, or their summaries, share, and notes; raises as :func:`read_label_set`."""
     by_colour = any(mask.numbers is None for mask in masks) or _disagreement(masks) is not None
     notes: tuple[str, ...] = ()
     if classes is None:
@@ -58,9 +64,12 @@ def read_label_set(paths: Sequence[str | os.PathLike[str]], classes: ClassMap | 
     elif by_colour and not classes.colours:
         _check_few_colours(masks)
         raise InputError(f"{_why_by_colour(masks)}; give colours, as in `classes` {_example(_all_colours(masks))}")
-    values = [_colours(mask) if classes.colours else _numbers(mask) for mask in masks]
-    maps = tuple(classes.classify(item, mask.path) for item, mask in zip(values, masks, strict=True))
-    return LabelSet(maps, classes, notes)
+    return classes, notes
+
+
+def label_map(mask: Mask, classes: ClassMap) -> NDArray[np.int64]:
+    """The classes [H, W] of a mask's pixels; C for those ignored. Raises InputError for a number or colour of none."""
+    return classes.classify(_colours(mask) if classes.colours else _numbers(mask), mask.path)
 
 
 def _disagreement(masks: Sequence[Mask]) -> tuple[Mask, Mask] | None:

@@ -6,7 +6,8 @@ Notation: H, W height and width in pixels. A colour is held as one number, 0xRRG
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ class Mask:
     ``numbers`` [H, W] are greys or palette indices, None where there are colours alone. ``colours`` [H, W] is None
     for a grey file. ``palette`` holds the colours of all indices, for a palette file. ``white`` is the number that a
     grey file of up to 8 bits shows white. ``transparent`` tells that a colour in use is marked transparent.
+    ``counted`` are a summary's pixels by colour.
     """
 
     path: str
@@ -37,6 +39,7 @@ class Mask:
     palette: tuple[int, ...] = ()
     white: int | None = None
     transparent: bool = False
+    counted: Mapping[int, int] | None = None
 
     @cached_property
     def used_numbers(self) -> list[int]:
@@ -44,12 +47,24 @@ class Mask:
         return [] if self.numbers is None else np.unique(self.numbers).tolist()
 
     @cached_property
-    def used_colours(self) -> dict[int, int]:
+    def used_colours(self) -> Mapping[int, int]:
         """Every colour in use, ascending, and how many pixels have it."""
+        if self.counted is not None:
+            return self.counted
         if self.colours is None:
             return {}
         colours, counts = np.unique(self.colours, return_counts=True)
         return dict(zip(colours.tolist(), counts.tolist(), strict=True))
+
+    def summary(self) -> Mask:
+        """The same with each number and colour in use once, [1, n]: all that telling classes needs of many files."""
+        used = [np.array([list(each)], np.int64) for each in (self.used_numbers, self.used_colours)]
+        return replace(
+            self,
+            numbers=None if self.numbers is None else used[0],
+            colours=None if self.colours is None else used[1],
+            counted=self.used_colours,
+        )
 
 
 def read_mask(path: str | os.PathLike[str]) -> Mask:

@@ -111,8 +111,10 @@ class PairBatch:
 
         ``as_one`` makes one class 0 of all classes, and 1 of no class.
         """
-        labels = (self.target_labels(0), self.origin_labels(0))
-        return tuple((each == num_classes).long() for each in labels) if as_one else labels
+        target, origin = self.target_labels(0), self.origin_labels(0)
+        if as_one:
+            return (target == num_classes).long(), (origin == num_classes).long()
+        return target, origin
 
 
 def attention_classes(

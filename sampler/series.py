@@ -23,7 +23,7 @@ from sampler.pairs import Origin, Structure, TransferPair
 from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
 from sampler.settings import Settings
 
-Phase = Literal["encode", "invert", "denoise", "decode"]
+Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode"]
 T = TypeVar("T")
 
 
@@ -86,7 +86,6 @@ def generate(
     return generate_series(model, [GenerationTask(inputs, seed)], settings, Execution(impl=impl))
 
 
-@torch.inference_mode()
 def generate_series(
     model: StableDiffusion, tasks: Sequence[GenerationTask], settings: Settings, execution: Execution
 ) -> Iterator[Progress | Result]:
@@ -99,10 +98,21 @@ def generate_series(
     Raises:
         NotFiniteError: values are not finite from some step on.
     """
-    pipeline = Pipeline.of(model, settings, execution)
-    with FeatureCache(execution.budget) as cache:
+    with torch.inference_mode():
+        pipeline = Pipeline.of(model, settings, execution)
+    yield from run_series(pipeline, tasks, plan_batches(tasks, settings, execution.batch))
+
+
+@torch.inference_mode()
+def run_series(
+    pipeline: Pipeline, tasks: Sequence[GenerationTask], batches: Sequence[Sequence[int]]
+) -> Iterator[Progress | Result]:
+    """`generate_series` with a pipeline that several series share, and with given ``batches``: places among ``tasks``.
+
+    Those of a batch must be of the same shapes.
+    """
+    with FeatureCache(pipeline.execution.budget) as cache:
         shared = _Shared(pipeline, cache)
-        batches = plan_batches(tasks, settings, execution.batch)
         for number, batch in enumerate(batches):
             members = [tasks[index] for index in batch]
             later = [tasks[index] for other in batches[number + 1 :] for index in other]

@@ -1,0 +1,292 @@
+"""Making the images of a unit: read, generated, judged, written one by one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.folder import KINDS, REJECTED, Folder, Heartbeat
+from dataset.inspection import read_labels, read_pair
+from dataset.pairing import digest_of, turn
+from dataset.plan import MULTIPLE, Item, Plan, Source, Unit
+from dataset.quality import UNTRUSTED, OriginModel, Quality, judge, trusted
+from imaging.errors import InputError, one_line
+from imaging.images import crop, encode_png, pad_to_multiple, read_image
+from imaging.provenance import Provenance, file_sha256
+from imaging.rawfile import shown
+from sampler.errors import NotFiniteError
+from sampler.inputs import TransferInputs
+from sampler.prepare import Pipeline
+from sampler.series import GenerationTask, Progress, run_series
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image is there; ``reasons`` say why it was set aside, if it was."""
+
+    item: Item
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image could not be made."""
+
+    item: Item
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A new image [H, W, 3] and its target labels [H, W]."""
+
+    item: Item
+    image: NDArray[np.uint8]
+    target: NDArray[np.int64]
+
+
+@dataclass
+class _Round:
+    """The variants of one target, which are judged together."""
+
+    items: list[Item]
+    images: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes units of ``plan``. ``cell`` is a latent position's size in pixels, ``details`` go into every row."""
+
+    pipeline: Pipeline
+    plan: Plan
+    folder: Folder
+    version: str
+    cell: int
+    min_fidelity: float
+    copied_above: float
+    details: Mapping[str, Any]
+    heartbeat: Heartbeat
+
+    def make(self, unit: Unit) -> Iterator[Progress | Made | Failed]:
+        """Make all images of ``unit`` that are not there. What cannot be made is recorded, and the rest goes on.
+
+        Whole batches are made, so that an image does not depend on which of its batch were there before.
+
+        Raises:
+            InputError: results cannot be written.
+        """
+        self.heartbeat.beat(unit.key)
+        batches = [
+            batch for batch in unit.batches if not all(self.folder.is_done(unit.items[place]) for place in batch)
+        ]
+        wanted = [unit.items[place] for batch in batches for place in batch]
+        pending = [item for item in wanted if not self.folder.is_done(item)]
+        if not pending:
+            return
+        try:
+            image, labels = self._origin(unit.items[0])
+        except InputError as error:
+            yield from self._fail(pending, error, unit)
+            return
+        targets: dict[int, NDArray[np.int64]] = {}
+        for place in dict.fromkeys(place for batch in batches for place in batch):
+            try:
+                targets[place] = self._target(unit.items[place])
+            except InputError as error:
+                if not self.folder.is_done(unit.items[place]):
+                    yield from self._fail([unit.items[place]], error, unit)
+        possible = [kept for batch in batches if (kept := [place for place in batch if place in targets])]
+        try:
+            yield from self._generate(unit, possible, image, labels, targets)
+        except NotFiniteError as error:
+            yield from self._fail([item for item in pending if not self.folder.is_done(item)], error, unit)
+
+    def remake(self, unit: Unit, item: Item) -> Iterator[Progress | bytes]:
+        """Make one image again, with its batch, and yield its PNG file at last. Nothing is written.
+
+        Raises:
+            InputError: an input has changed or cannot be read.
+        """
+        batch = next(batch for batch in unit.batches if unit.items.index(item) in batch)
+        for event in self._images(unit, [batch]):
+            if isinstance(event, Progress):
+                yield event
+            elif event.item == item:
+                yield encode_png(event.image, self._record(item).text())
+
+    def trial(self, unit: Unit, batch: Sequence[int]) -> int:
+        """Make one batch and write nothing; returns the bytes that an image of it takes on disk with its label maps."""
+        sizes = []
+        image, labels = self._origin(unit.items[0])
+        origin = OriginModel.of(image, labels, len(self.plan.classes))
+        for event in self._images(unit, [batch]):
+            if isinstance(event, _Image):
+                masks = trusted(origin, [event.image], event.target, self.cell)
+                sizes.append(len(encode_png(event.image)) + 2 * len(encode_png(masks[0])))
+        return max(sizes)
+
+    def _generate(
+        self,
+        unit: Unit,
+        batches: Sequence[Sequence[int]],
+        image: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        targets: Mapping[int, NDArray[np.int64]],
+    ) -> Iterator[Progress | Made]:
+        origin = OriginModel.of(image, labels, len(self.plan.classes))
+        rounds: dict[int, _Round] = {}
+        for item in unit.items:
+            rounds.setdefault(item.round, _Round([])).items.append(item)
+        for event in self._series(unit, batches, image, labels, targets):
+            if isinstance(event, Progress):
+                yield event
+                continue
+            waiting = rounds[event.item.round]
+            waiting.images[event.item.variant] = event.image
+            if self._fill(waiting):
+                yield from self._write(waiting, origin, event.target, unit)
+
+    def _images(self, unit: Unit, batches: Sequence[Sequence[int]]) -> Iterator[Progress | _Image]:
+        """All images of ``batches``, from files that must all be there."""
+        image, labels = self._origin(unit.items[0])
+        targets = {place: self._target(unit.items[place]) for batch in batches for place in batch}
+        return self._series(unit, batches, image, labels, targets)
+
+    def _series(
+        self,
+        unit: Unit,
+        batches: Sequence[Sequence[int]],
+        image: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        targets: Mapping[int, NDArray[np.int64]],
+    ) -> Iterator[Progress | _Image]:
+        num_classes = len(self.plan.classes)
+        padded_image, padded_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels, MULTIPLE)
+        # Variants of a target share its array, by which the sampler knows that it is one.
+        arrays: dict[tuple[int, str], NDArray[np.int64]] = {}
+        places = [place for batch in batches for place in batch]
+        tasks = []
+        for place in places:
+            item = unit.items[place]
+            target = arrays.setdefault((item.target, item.dihedral), pad_to_multiple(targets[place], MULTIPLE))
+            tasks.append(GenerationTask(TransferInputs(padded_image, padded_labels, target, num_classes), item.seed))
+        number = {place: index for index, place in enumerate(places)}
+        for event in run_series(self.pipeline, tasks, [[number[place] for place in batch] for batch in batches]):
+            if isinstance(event, Progress):
+                yield event
+            else:
+                place = places[event.index]
+                yield _Image(unit.items[place], crop(event.image, *targets[place].shape), targets[place])
+
+    def _fill(self, waiting: _Round) -> bool:
+        """Whether all variants of a round are known, those included that were there before."""
+        for item in waiting.items:
+            if item.variant not in waiting.images:
+                row = self.folder.row(item)
+                if row is None:
+                    return False
+                waiting.images[item.variant] = read_image(self.folder.files(item.id, rejected=row["rejected"])[0])
+        return True
+
+    def _write(self, ready: _Round, origin: OriginModel, target: NDArray[np.int64], unit: Unit) -> Iterator[Made]:
+        variants = sorted(ready.images)
+        masks = trusted(origin, [ready.images[variant] for variant in variants], target, self.cell)
+        plain = np.where(target >= origin.num_classes, UNTRUSTED, target).astype(np.uint8)
+        for item in ready.items:
+            if self.folder.is_done(item):
+                continue
+            image = ready.images[item.variant]
+            quality = judge(origin, image, target)
+            trust = masks[variants.index(item.variant)]
+            reasons = self._reasons(quality)
+            contents = [encode_png(image, self._record(item).text()), encode_png(plain), encode_png(trust)]
+            self.folder.commit(item, contents, self._row(item, quality, trust, reasons, contents))
+            self.heartbeat.done += 1
+            self.heartbeat.beat(unit.key)
+            yield Made(item, reasons)
+
+    def _reasons(self, quality: Quality) -> tuple[str, ...]:
+        if quality.fidelity < self.min_fidelity:
+            return (f"fidelity {quality.fidelity:.3f} is below {self.min_fidelity:g}",)
+        return ()
+
+    def _fail(self, items: Sequence[Item], error: Exception, unit: Unit) -> Iterator[Failed]:
+        reason = one_line(str(error))
+        for item in items:
+            self.folder.fail(item, reason)
+            self.heartbeat.failed += 1
+            self.heartbeat.beat(unit.key)
+            yield Failed(item, reason)
+
+    def _origin(self, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        source = self.plan.sources[item.origin]
+        assert source.pair.image is not None
+        image, labels = read_pair(source.pair, self.plan.classes)
+        if file_sha256(source.pair.image) != source.image_sha256 or digest_of(labels) != source.labels_sha256:
+            raise _changed(source)
+        return image, labels
+
+    def _target(self, item: Item) -> NDArray[np.int64]:
+        source = self.plan.sources[item.target]
+        labels = read_labels(source.pair, self.plan.classes)
+        if digest_of(labels) != source.labels_sha256:
+            raise _changed(source)
+        return np.asarray(turn(labels, item.dihedral), dtype=np.int64)
+
+    def _record(self, item: Item) -> Provenance:
+        origin, target = self.plan.sources[item.origin], self.plan.sources[item.target]
+        inputs = {origin.pair.name: origin.image_sha256, origin.pair.mask_name: origin.mask_sha256}
+        inputs[target.pair.mask_name] = target.mask_sha256
+        return Provenance(self.version, "dataset", {"remake": item.id}, inputs, {"synthetic": True})
+
+    def _row(
+        self,
+        item: Item,
+        quality: Quality,
+        trust: NDArray[np.uint8],
+        reasons: Sequence[str],
+        contents: Sequence[bytes],
+    ) -> dict[str, Any]:
+        origin, target = self.plan.sources[item.origin], self.plan.sources[item.target]
+        base = f"{REJECTED}/" if reasons else ""
+        digests = [hashlib.sha256(content).hexdigest() for content in contents]
+        names = ("file_name", "mask_file_name", "trusted_mask_file_name")
+        return {
+            "id": item.id,
+            **{name: f"{base}{kind}/{item.id}.png" for name, kind in zip(names, KINDS, strict=True)},
+            "synthetic": True,
+            "rejected": bool(reasons),
+            "reasons": list(reasons),
+            "round": item.round,
+            "variant": item.variant,
+            "seed": item.seed,
+            "origin": origin.pair.name,
+            "origin_sha256": origin.image_sha256,
+            "origin_mask": origin.pair.mask_name,
+            "origin_mask_sha256": origin.mask_sha256,
+            "target": target.pair.mask_name,
+            "target_sha256": target.mask_sha256,
+            "dihedral": item.dihedral,
+            "split": origin.pair.split,
+            "slide_id": origin.pair.slide,
+            "patient_id": origin.pair.patient,
+            "fraction_distance": item.fraction_distance,
+            "shape_distance": item.shape_distance,
+            "class_fractions": dict(zip(self.plan.classes.names, target.fractions, strict=True)),
+            **asdict(quality),
+            "copied": quality.copying > self.copied_above,
+            "trusted_share": round(float((trust != UNTRUSTED).mean()), 4),
+            "settings": dict(self.plan.settings),
+            **self.details,
+            "version": self.version,
+            **{f"{name.removesuffix('_name')}_sha256": each for name, each in zip(names, digests, strict=True)},
+        }
+
+
+def _changed(source: Source) -> InputError:
+    return InputError(f"{shown(source.pair.name)}: has changed since the plan was made; put it back, or plan anew")
