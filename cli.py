@@ -164,7 +164,12 @@ def _show(arguments: argparse.Namespace, end: End) -> None:
     from imaging.provenance import changed_inputs, command_line, read_provenance
 
     record = read_provenance(arguments.image)
-    print(command_line(record, program_name(), encoding=sys.stdout.encoding or "ascii"))
+    # An image of a dataset does not say where that lies, so as to be the same everywhere: it is where the image is.
+    root = next((str(each) for each in arguments.image.absolute().parents if (each / "settings.json").exists()), "")
+    words = (root,) if record.command == "dataset" else ()
+    print(command_line(record, program_name(), encoding=sys.stdout.encoding or "ascii", words=words))
+    if record.command == "dataset":
+        return
     for name in changed_inputs(record):
         print(one_line(f"note: {name} is missing or has changed since"), file=sys.stderr)
 

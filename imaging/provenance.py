@@ -107,22 +107,27 @@ def _mapping(content: dict[str, Any], name: str) -> dict[str, Any]:
     return part
 
 
-def command_line(record: Provenance, program: str = "python cli.py", encoding: str = "utf-8") -> str:
-    """The shell command that makes the image again, quoted for bash and zsh, in characters that ``encoding`` has."""
-    words = [program, record.command]
+def command_line(
+    record: Provenance, program: str = "python cli.py", encoding: str = "utf-8", words: Sequence[str] = ()
+) -> str:
+    """The shell command that makes the image again, quoted for bash and zsh, in characters that ``encoding`` has.
+
+    ``words`` come before the options.
+    """
+    result = [program, record.command, *(_quote(word, encoding) for word in words)]
     for option, value in record.arguments.items():
         flag = f"--{option}"
         if value is None or value is False:
             continue
         if value is True:
-            words.append(flag)
+            result.append(flag)
         elif isinstance(value, str | int | float):
-            words.append(_flag_with(flag, str(value), encoding))
+            result.append(_flag_with(flag, str(value), encoding))
         elif len(value) == 1:
-            words.append(_flag_with(flag, str(value[0]), encoding))
+            result.append(_flag_with(flag, str(value[0]), encoding))
         elif value:
-            words += [flag, *(_quote(str(item), encoding) for item in value)]
-    return " ".join(words)
+            result += [flag, *(_quote(str(item), encoding) for item in value)]
+    return " ".join(result)
 
 
 def _flag_with(flag: str, text: str, encoding: str) -> str:
