@@ -43,8 +43,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         _check_kind(name, os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
-            _check_kind(name, os.fstat(descriptor))
-            data: bytes | None = file.read(MAX_BYTES + 1)
+            status = os.fstat(descriptor)
+            _check_kind(name, status)
+            # As much as it says it has, since room for all that is asked for is taken; then what it may have grown by.
+            data: bytes | None = file.read(status.st_size + 1)
+            if data is not None and len(data) > status.st_size:
+                data += file.read(MAX_BYTES + 1 - len(data)) or b""
     except InputError:  # a ValueError, too
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
