@@ -174,7 +174,10 @@ def plan_table(plan: Plan) -> str:
 
 
 def plan_json(plan: Plan) -> str:
-    """The plan as text that `read_plan` reads. Paths are absolute, so that it can be taken up from anywhere."""
+    """The plan as text that `read_plan` reads. Paths are absolute, so that it can be taken up from anywhere.
+
+    The first line is the digest of the second.
+    """
     sources = []
     for source in plan.sources:
         pair = source.pair
@@ -188,13 +191,17 @@ def plan_json(plan: Plan) -> str:
         "batch": plan.batch,
         "variants": plan.variants,
     }
-    return json.dumps(content)
+    text = json.dumps(content)
+    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n"
 
 
 def read_plan(path: Path) -> Plan:
     """The plan that a run wrote to ``path``. Raises InputError if it is not whole."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        digest, _, text = path.read_bytes().removesuffix(b"\n").partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() != digest:
+            raise ValueError("not as it was written")
+        content = json.loads(text)
         sources = tuple(
             Source(
                 SourcePair(

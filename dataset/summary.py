@@ -79,10 +79,10 @@ def finish(folder: Folder, plan: Plan, calibration: Calibration) -> Totals:
     with replacing(*paths) as partials, ExitStack() as stack:
         files = [stack.enter_context(partial.open("w", encoding="utf-8")) for partial in partials]
         for item in plan.items:
-            row = folder.row(item)
-            if row is None:
+            if not folder.is_done(item):
                 continue
-            if not _whole(folder, row, digests):
+            row = folder.row(item)
+            if row is None or not _whole(folder, row, digests):
                 folder.row_path(item.id).unlink(missing_ok=True)
                 totals.damaged.append(item.id)
                 continue
