@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test package slow parity fuzz bench gpu demo
+.PHONY: check lint types test package slow parity fuzz faults bench gpu demo
 
 check: lint types test
 
@@ -25,6 +25,10 @@ slow:
 # The suite's fuzz tests with fifty times as many seeds.
 fuzz:
 	FUZZ_ROUNDS=50 $(PYTHON) -m pytest tests/fuzz
+
+# Datasets killed two hundred times at random moments.
+faults:
+	FAULT_KILLS=200 $(PYTHON) -m pytest tests/dataset/test_dataset_faults.py -k killed -s
 
 # Full-size SD-1.5 with random weights, written by diffusers, loaded by us in both layouts: 10 GB of
 # memory, 9 GB of disk.

@@ -223,6 +223,5 @@ def read_plan(path: Path) -> Plan:
         classes = ClassMap.parse(content["classes"])
         return Plan(sources, items, classes, content["settings"], content["batch"], content["variants"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(
-            f"{path}: the plan cannot be read ({type(error).__name__}); remove it and run again"
-        ) from error
+        reason = brief(str(error))
+        raise InputError(f"{shown(path)}: the plan cannot be read ({reason}); remove it and run again") from error
