@@ -50,6 +50,14 @@ class _Image:
     target: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What has been read: origins, image [H, W, 3] and labels [H, W], by source; targets [H', W'] by place."""
+
+    origins: dict[int, tuple[NDArray[np.uint8], NDArray[np.int64]]] = field(default_factory=dict)
+    targets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+
 @dataclass
 class _Round:
     """The variants of one target, which are judged together."""
@@ -84,27 +92,32 @@ class Maker:
         batches = [
             batch for batch in unit.batches if not all(self.folder.is_done(unit.items[place]) for place in batch)
         ]
-        wanted = [unit.items[place] for batch in batches for place in batch]
-        pending = [item for item in wanted if not self.folder.is_done(item)]
-        if not pending:
+        if not batches:
             return
-        try:
-            image, labels = self._origin(unit.items[0])
-        except InputError as error:
-            yield from self._fail(pending, error, unit)
-            return
-        targets: dict[int, NDArray[np.int64]] = {}
-        for place in dict.fromkeys(place for batch in batches for place in batch):
+        inputs = _Inputs()
+        for place in (place for batch in batches for place in batch):
             try:
-                targets[place] = self._target(unit.items[place])
+                self._read(inputs, unit, place)
             except InputError as error:
-                if not self.folder.is_done(unit.items[place]):
-                    yield from self._fail([unit.items[place]], error, unit)
-        possible = [kept for batch in batches if (kept := [place for place in batch if place in targets])]
+                yield from self._fail([unit.items[place]], error, unit)
+        origins = {
+            place: OriginModel.of(image, labels, len(self.plan.classes))
+            for place, (image, labels) in inputs.origins.items()
+        }
+        rounds: dict[tuple[int, int], _Round] = {}
+        for item in unit.items:
+            rounds.setdefault((item.origin, item.round), _Round([])).items.append(item)
         try:
-            yield from self._generate(unit, possible, image, labels, targets)
+            for event in self._series(unit, batches, inputs):
+                if isinstance(event, Progress):
+                    yield event
+                    continue
+                waiting = rounds[event.item.origin, event.item.round]
+                waiting.images[event.item.variant] = event.image
+                if self._fill(waiting):
+                    yield from self._write(waiting, origins[event.item.origin], event.target, unit)
         except NotFiniteError as error:
-            yield from self._fail([item for item in pending if not self.folder.is_done(item)], error, unit)
+            yield from self._fail([unit.items[place] for batch in batches for place in batch], error, unit)
 
     def remake(self, unit: Unit, item: Item) -> Iterator[Progress | bytes]:
         """Make one image again, with its batch, and yield its PNG file at last. Nothing is written.
@@ -113,7 +126,10 @@ class Maker:
             InputError: an input has changed or cannot be read.
         """
         batch = next(batch for batch in unit.batches if unit.items.index(item) in batch)
-        for event in self._images(unit, [batch]):
+        inputs = _Inputs()
+        for place in batch:
+            self._read(inputs, unit, place)
+        for event in self._series(unit, [batch], inputs):
             if isinstance(event, Progress):
                 yield event
             elif event.item == item:
@@ -121,67 +137,47 @@ class Maker:
 
     def trial(self, unit: Unit, batch: Sequence[int]) -> int:
         """Make one batch and write nothing; returns the bytes that an image of it takes on disk with its label maps."""
-        sizes = []
-        image, labels = self._origin(unit.items[0])
-        origin = OriginModel.of(image, labels, len(self.plan.classes))
-        for event in self._images(unit, [batch]):
+        inputs, sizes = _Inputs(), []
+        for place in batch:
+            self._read(inputs, unit, place)
+        for event in self._series(unit, [batch], inputs):
             if isinstance(event, _Image):
+                origin = OriginModel.of(*inputs.origins[event.item.origin], len(self.plan.classes))
                 masks = trusted(origin, [event.image], event.target, self.cell)
                 sizes.append(len(encode_png(event.image)) + 2 * len(encode_png(masks[0])))
         return max(sizes)
 
-    def _generate(
-        self,
-        unit: Unit,
-        batches: Sequence[Sequence[int]],
-        image: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        targets: Mapping[int, NDArray[np.int64]],
-    ) -> Iterator[Progress | Made]:
-        origin = OriginModel.of(image, labels, len(self.plan.classes))
-        rounds: dict[int, _Round] = {}
-        for item in unit.items:
-            rounds.setdefault(item.round, _Round([])).items.append(item)
-        for event in self._series(unit, batches, image, labels, targets):
+    def _series(self, unit: Unit, batches: Sequence[Sequence[int]], inputs: _Inputs) -> Iterator[Progress | _Image]:
+        """The images of ``batches`` whose ``inputs`` are there. Others' places are filled: batches keep their size."""
+        num_classes = len(self.plan.classes)
+        # One array for each input, by which the sampler knows what tasks share.
+        origins = {
+            place: (pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels, MULTIPLE))
+            for place, (image, labels) in inputs.origins.items()
+        }
+        targets: dict[tuple[int, str], NDArray[np.int64]] = {}
+        tasks: list[GenerationTask] = []
+        places: list[int | None] = []
+        members: list[list[int]] = []
+        for batch in batches:
+            known = [place for place in batch if place in inputs.targets]
+            members.append([])
+            for place in (*known, *known[:1] * (len(batch) - len(known))):
+                item = unit.items[place]
+                target = targets.setdefault(
+                    (item.target, item.dihedral), pad_to_multiple(inputs.targets[place], MULTIPLE)
+                )
+                members[-1].append(len(tasks))
+                places.append(place if place not in places else None)
+                tasks.append(GenerationTask(TransferInputs(*origins[item.origin], target, num_classes), item.seed))
+        for event in run_series(self.pipeline, tasks, [each for each in members if each]):
             if isinstance(event, Progress):
                 yield event
                 continue
-            waiting = rounds[event.item.round]
-            waiting.images[event.item.variant] = event.image
-            if self._fill(waiting):
-                yield from self._write(waiting, origin, event.target, unit)
-
-    def _images(self, unit: Unit, batches: Sequence[Sequence[int]]) -> Iterator[Progress | _Image]:
-        """All images of ``batches``, from files that must all be there."""
-        image, labels = self._origin(unit.items[0])
-        targets = {place: self._target(unit.items[place]) for batch in batches for place in batch}
-        return self._series(unit, batches, image, labels, targets)
-
-    def _series(
-        self,
-        unit: Unit,
-        batches: Sequence[Sequence[int]],
-        image: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        targets: Mapping[int, NDArray[np.int64]],
-    ) -> Iterator[Progress | _Image]:
-        num_classes = len(self.plan.classes)
-        padded_image, padded_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels, MULTIPLE)
-        # Variants of a target share its array, by which the sampler knows that it is one.
-        arrays: dict[tuple[int, str], NDArray[np.int64]] = {}
-        places = [place for batch in batches for place in batch]
-        tasks = []
-        for place in places:
-            item = unit.items[place]
-            target = arrays.setdefault((item.target, item.dihedral), pad_to_multiple(targets[place], MULTIPLE))
-            tasks.append(GenerationTask(TransferInputs(padded_image, padded_labels, target, num_classes), item.seed))
-        number = {place: index for index, place in enumerate(places)}
-        for event in run_series(self.pipeline, tasks, [[number[place] for place in batch] for batch in batches]):
-            if isinstance(event, Progress):
-                yield event
-            else:
-                place = places[event.index]
-                yield _Image(unit.items[place], crop(event.image, *targets[place].shape), targets[place])
+            found = places[event.index]
+            if found is not None:
+                target = inputs.targets[found]
+                yield _Image(unit.items[found], crop(event.image, *target.shape), target)
 
     def _fill(self, waiting: _Round) -> bool:
         """Whether all variants of a round are known, those included that were there before."""
@@ -218,25 +214,30 @@ class Maker:
     def _fail(self, items: Sequence[Item], error: Exception, unit: Unit) -> Iterator[Failed]:
         reason = one_line(str(error))
         for item in items:
+            if self.folder.is_done(item):
+                continue
             self.folder.fail(item, reason)
             self.heartbeat.failed += 1
             self.heartbeat.beat(unit.key)
             yield Failed(item, reason)
 
-    def _origin(self, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        source = self.plan.sources[item.origin]
+    def _read(self, inputs: _Inputs, unit: Unit, place: int) -> None:
+        """Add what the item at ``place`` is made from to ``inputs``. Raises InputError."""
+        item = unit.items[place]
+        source = self.plan.sources[item.target]
+        labels = read_labels(source.pair, self.plan.classes)
+        if digest_of(labels) != source.labels_sha256:
+            raise _changed(source)
+        if item.origin not in inputs.origins:
+            inputs.origins[item.origin] = self._origin(self.plan.sources[item.origin])
+        inputs.targets[place] = np.asarray(turn(labels, item.dihedral), dtype=np.int64)
+
+    def _origin(self, source: Source) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         assert source.pair.image is not None
         image, labels = read_pair(source.pair, self.plan.classes)
         if file_sha256(source.pair.image) != source.image_sha256 or digest_of(labels) != source.labels_sha256:
             raise _changed(source)
         return image, labels
-
-    def _target(self, item: Item) -> NDArray[np.int64]:
-        source = self.plan.sources[item.target]
-        labels = read_labels(source.pair, self.plan.classes)
-        if digest_of(labels) != source.labels_sha256:
-            raise _changed(source)
-        return np.asarray(turn(labels, item.dihedral), dtype=np.int64)
 
     def _record(self, item: Item) -> Provenance:
         origin, target = self.plan.sources[item.origin], self.plan.sources[item.target]

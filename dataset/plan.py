@@ -17,10 +17,13 @@ from dataset.inspection import Annotated, Inspection
 from dataset.pairing import choose_targets, item_seed
 from dataset.pairs import SourcePair
 from imaging.classes import ClassMap
-from imaging.errors import InputError
+from imaging.errors import InputError, brief
+from imaging.rawfile import shown
 
 ID_DIGITS = 16
 MULTIPLE = 64
+FEWEST_UNITS = 16
+"""So that several workers have something to do."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Unit:
-    """All images of one origin, which is inverted once for them. ``batches`` are places among ``items``.
+    """All images of an origin, which is inverted once for them, or of as many origins as fill a batch.
 
-    What is denoised together is part of the plan: on some processors a result depends, in its last bits, on its batch.
+    ``batches`` are places among ``items``. What is denoised together is part of the plan: on some processors a result
+    depends, in its last bits, on its batch.
     """
 
     items: tuple[Item, ...]
@@ -79,17 +83,22 @@ class Plan:
 
     @property
     def units(self) -> list[Unit]:
-        """The items by origin, in order."""
-        by_origin: dict[int, list[Item]] = {}
+        """The items in their order, divided between origins; not fewer than `FEWEST_UNITS` for full batches."""
+        units: list[list[Item]] = [[]]
+        full = min(self.batch, len(self.items) // FEWEST_UNITS)
         for item in self.items:
-            by_origin.setdefault(item.origin, []).append(item)
-        return [Unit(tuple(items), self._batches(items)) for items in by_origin.values()]
+            if len(units[-1]) >= full and units[-1] and units[-1][-1].origin != item.origin:
+                units.append([])
+            units[-1].append(item)
+        return [Unit(tuple(items), self._batches(items)) for items in units if items]
 
     def _batches(self, items: Sequence[Item]) -> tuple[tuple[int, ...], ...]:
-        """Of one target size and seed, since these share the origin's trajectory."""
-        alike: dict[tuple[int, int, int], list[int]] = {}
-        for place, item in enumerate(items):
-            alike.setdefault((*padded(self.target_shape(item)), item.seed), []).append(place)
+        """Of one size each; images that share an origin's trajectory, which has a seed, lie next to each other."""
+        alike: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+        for place in sorted(range(len(items)), key=lambda place: (items[place].origin, items[place].seed, place)):
+            item = items[place]
+            shapes = (padded(self.sources[item.origin].shape), padded(self.target_shape(item)))
+            alike.setdefault(shapes, []).append(place)
         return tuple(
             tuple(places[start : start + self.batch])
             for places in alike.values()
