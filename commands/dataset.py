@@ -126,7 +126,7 @@ def _finish(job: Job) -> Iterator[Event]:
         state = counted_state(folder)
         if not (marker.exists() and marker.read_text(encoding="utf-8") == state and _is_whole(folder)):
             yield Note("judging is done; writing manifests, contact sheets and checksums")
-            totals = finish(folder, plan, job.calibration)
+            totals = finish(folder, plan, job.calibration, job.request.min_fidelity)
             yield from _told(totals, folder)
             if totals.damaged:
                 return

@@ -71,10 +71,11 @@ class Job:
     settings: Settings
     machine: Machine
     model: StableDiffusion
+    share: Share
 
     def pipeline(self) -> Pipeline:
         """The networks under the run's texts."""
-        budget = choose_budget(self.request.cache, self.machine.device)
+        budget = choose_budget(self.request.cache, self.machine.device, self.share.neighbours)
         execution = Execution(self.machine.impl, self.plan.batch, self.request.graphs, budget)
         with torch.inference_mode():
             return Pipeline.of(self.model, self.settings, execution)
@@ -133,14 +134,14 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
             assert found is not None
             shapes = {padded(each.candidate.shape) for each in (*found.images, *found.targets)}
             largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-            check_memory(loaded.config, largest, machine.dtype, machine.device, folder.root)
+            check_memory(loaded.config, largest, machine.dtype, machine.device, folder.root, share.neighbours)
             batch = batch_size or choose_batch(loaded.config, sorted(shapes), machine.dtype, machine.device)
             plan = make_plan(
                 found, content, rounds=request.rounds, variants=request.variants, seed=request.seed, batch=batch
             )
             folder.write_plan(plan)
         calibration = yield from _calibration(folder, plan)
-    return Job(request, folder, plan, calibration, settings, machine, loaded)
+    return Job(request, folder, plan, calibration, settings, machine, loaded, share)
 
 
 def reopen_job(folder: Folder, plan: Plan, request: DatasetRequest) -> Generator[Note | Progress, None, Job]:
@@ -178,7 +179,7 @@ def reopen_job(folder: Folder, plan: Plan, request: DatasetRequest) -> Generator
     loaded = model.load(again.weights, dtype=machine.dtype, device=machine.device)
     loaded.prepack()
     calibration = yield from _calibration(folder, plan)
-    return Job(again, folder, plan, calibration, settings, machine, loaded)
+    return Job(again, folder, plan, calibration, settings, machine, loaded, Share())
 
 
 def _machine(request: DatasetRequest, share: Share) -> Machine:

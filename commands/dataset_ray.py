@@ -21,12 +21,12 @@ MOST_TRIES = 3
 POLL = 1.0
 
 
-def work_on(request: DatasetRequest) -> Iterator[Any]:
+def work_on(request: DatasetRequest, neighbours: int) -> Iterator[Any]:
     """A worker's life, as a generator: loads everything once, then is sent places of units and makes them."""
     from commands.dataset_job import open_job
     from dataset.shares import Share
 
-    opening = open_job(request, Share())
+    opening = open_job(request, Share(neighbours=neighbours))
     while True:
         try:
             next(opening)
@@ -47,8 +47,8 @@ def work_on(request: DatasetRequest) -> Iterator[Any]:
 class Worker:
     """What runs as an actor."""
 
-    def __init__(self, request: DatasetRequest) -> None:
-        self._life = work_on(request)
+    def __init__(self, request: DatasetRequest, neighbours: int) -> None:
+        self._life = work_on(request, neighbours)
         next(self._life)
 
     def make(self, place: int) -> int:
@@ -84,7 +84,7 @@ def make_by_ray(job: Job, units: Sequence[Unit]) -> Iterator[int]:
         room = _room(ray, needs)
         while waiting and (idle or started < room):
             if not idle:
-                idle.append(actor_class.options(**needs).remote(request))
+                idle.append(actor_class.options(**needs).remote(request, max(1, cores // share)))
                 started += 1
             actor, place = idle.pop(), waiting.popleft()
             running[actor.make.remote(place)] = (actor, place)

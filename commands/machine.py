@@ -122,17 +122,20 @@ def choose_batch(
     return max(1, min(limit, free_bytes(device) // 2 // each))
 
 
-def choose_budget(text: str, device: torch.device) -> CacheBudget:
+def choose_budget(text: str, device: torch.device, sharers: int = 1) -> CacheBudget:
     """Room for origins' features. ``auto``: a quarter of the memory free on the device and, beside a GPU, on the host.
 
-    Otherwise places and sizes, such as ``device=2GB,host=8GB,disk=20GB``, or ``0`` to keep nothing.
+    Of the host's memory each of ``sharers`` processes takes its part of that. Otherwise places and sizes, such as
+    ``device=2GB,host=8GB,disk=20GB``, or ``0`` to keep nothing.
 
     Raises:
         InputError: text that is none of these.
     """
     if text == "auto":
-        host = free_bytes(torch.device("cpu")) // 4 if device.type == "cuda" else 0
-        return CacheBudget(device=free_bytes(device) // 4, host=host)
+        host = free_bytes(torch.device("cpu")) // 4 // sharers
+        if device.type == "cuda":
+            return CacheBudget(device=free_bytes(device) // 4, host=host)
+        return CacheBudget(device=host)
     if text == "0":
         return CacheBudget()
     places: dict[str, int] = {}
@@ -174,11 +177,20 @@ def free_bytes(device: torch.device) -> int:
 
 
 def check_memory(
-    config: ModelConfig, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, name: os.PathLike[str]
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    name: os.PathLike[str],
+    sharers: int = 1,
 ) -> None:
-    """Raise InputError, saying how much memory ``name`` of ``shape`` [H, W] would want, if more than is free."""
+    """Raise InputError, saying how much memory ``name`` of ``shape`` [H, W] would want, if more than is free.
+
+    On a CPU each of ``sharers`` processes has its part of that.
+    """
     height, width = shape
     wanted, free = wanted_bytes(config, height, width, dtype), free_bytes(device)
+    free = free // sharers if device.type == "cpu" else free
     if wanted > free:
         raise InputError(
             f"{os.fspath(name)}: {width}×{height} px would want about {wanted / 2**30:.1f} GiB of memory, "

@@ -14,11 +14,14 @@ from imaging.rawfile import shown
 
 @dataclass(frozen=True)
 class Share:
-    """The ``index``-th of ``count``, from 0; ``local`` is its place on its machine. ``engine`` says who asked."""
+    """The ``index``-th of ``count``, from 0. ``local`` is its place among the ``neighbours`` on its machine, itself
+    included, with which it shares that machine's memory. ``engine`` says who asked.
+    """
 
     index: int = 0
     count: int = 1
     local: int = 0
+    neighbours: int = 1
     engine: str = "one process"
 
     def of(self, units: Sequence[Unit]) -> list[Unit]:
@@ -37,16 +40,17 @@ def share_of(text: str | None, environment: Mapping[str, str] | None = None) -> 
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
             raise InputError(f"--shard {shown(text)}: write I/N, from 1/N to N/N")
-        return Share(int(found[1]) - 1, int(found[2]), 0, f"share {text}")
+        return Share(int(found[1]) - 1, int(found[2]), engine=f"share {text}")
     for engine, names in (
-        ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK")),
-        ("Slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")),
+        ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE")),
+        ("Slurm", ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NNODES")),
     ):
         if names[0] in known and names[1] in known:
-            values = [known.get(name, "0") for name in names]
-            if not all(re.fullmatch(r"[0-9]{1,6}", value) for value in values) or int(values[0]) >= int(values[1]):
+            values = [known.get(name, default) for name, default in zip(names, "0101", strict=True)]
+            whole = all(re.fullmatch(r"[0-9]{1,6}", value) for value in values)
+            if not whole or int(values[0]) >= int(values[1]) or int(values[3]) < 1:
                 given = ", ".join(f"{name}={shown(value)}" for name, value in zip(names, values, strict=True))
                 raise InputError(f"{engine}: {given} is no share of the work; unset these variables, or mend them")
-            index, count, local = (int(value) for value in values)
-            return Share(index, count, local, engine)
+            index, count, local, machines = (int(value) for value in values)
+            return Share(index, count, local, -(-count // machines), engine)
     return Share()

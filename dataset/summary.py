@@ -63,7 +63,7 @@ class Totals:
             self.values[name].append(row[name])
 
 
-def finish(folder: Folder, plan: Plan, calibration: Calibration) -> Totals:
+def finish(folder: Folder, plan: Plan, calibration: Calibration, min_fidelity: float) -> Totals:
     """Write all that a dataset says of itself. Nobody else may work on it.
 
     An image of which a file is missing or altered loses its row, and is among `Totals.damaged`: to be made again.
@@ -100,7 +100,7 @@ def finish(folder: Folder, plan: Plan, calibration: Calibration) -> Totals:
         sheet = contact_sheet(folder, plan, items)
         if sheet is not None:
             write_png(folder.root / SHEETS / f"round-{number}.png", sheet)
-    write_text(folder.root / CARD, data_card(plan, totals, calibration))
+    write_text(folder.root / CARD, data_card(plan, totals, calibration, min_fidelity))
     write_checksums(folder, digests)
     return totals
 
@@ -146,7 +146,7 @@ def counted_state(folder: Folder) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def data_card(plan: Plan, totals: Totals, calibration: Calibration) -> str:
+def data_card(plan: Plan, totals: Totals, calibration: Calibration, min_fidelity: float) -> str:
     """The folder's README.md, with a head that the Hugging Face hub reads."""
     classes = "\n".join(f"| {index} | {each} |" for index, each in enumerate(plan.classes.names))
     origins = len({item.origin for item in plan.items})
@@ -178,7 +178,7 @@ each other (`copied` in the manifest).
 - `{MANIFEST}`: a row for each image with all that it was made from; `{METADATA}`: the columns for Hugging Face's
   `imagefolder`.
 - `{PLAN}`, `{SETTINGS}`, `{CALIBRATION}`, `{PLOT}`, `{SHEETS}/`; `{CHECKSUMS}`: check with `sha256sum -c {CHECKSUMS}`.
-- `{WORK}/`: for going on with the run; can be removed.
+- `{WORK}/`: for going on with the run, and for making single images again.
 
 | label | class |
 | --- | --- |
@@ -192,11 +192,22 @@ Lowest, middle and highest value of the new images, and of {judged} real images 
 | --- | --- | --- |
 {measures}
 
+{_passed(calibration, min_fidelity)}
+
 ## Settings
 
 {settings}
 - images denoised together: `{plan.batch}`
 """
+
+
+def _passed(calibration: Calibration, min_fidelity: float) -> str:
+    real = calibration.values["fidelity"]
+    below = sum(value < min_fidelity for value in real)
+    copied = f"`copied` is said above {calibration.copied_above:.3f}."
+    return (
+        f"Images below a fidelity of {min_fidelity:g} are set aside; {below} of the {len(real)} real ones are. {copied}"
+    )
 
 
 def _quantiles(values: list[float] | tuple[float, ...]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,12 +125,54 @@ def test_torchrun_makes_the_same_bytes(source, made, tiny_folder, tmp_path, coun
     assert list(describe_status(status))[-1] == "finished"
 
 
-def test_ray_makes_the_same_bytes(source, made, tiny_folder, tmp_path) -> None:
+def ray_workers(output: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in (output / "work" / "workers").glob("[!.]*.json")]
+
+
+def test_ray_makes_the_same_bytes_though_a_worker_is_killed(source, made, tiny_folder, tmp_path) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
-    assert in_processes(source, tiny_folder, tmp_path / "out", "--rounds", "2", "--ray", "local") == 0
+    output = tmp_path / "out"
+    more = ("--rounds", "2", "--ray", "local")
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments(tiny_folder, output, *more), str(source)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (found := ray_workers(output)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(int(found[0]["name"].rpartition("-")[2]), signal.SIGKILL)
+        print(process.communicate(timeout=200)[1][-2000:])
+    assert process.returncode == 0
+    assert contents(output) == contents(made)
+    assert len(ray_workers(output)) >= 2
+
+
+@pytest.mark.slow
+def test_a_cluster_of_three_makes_the_same_bytes(source, made, tiny_folder, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray = str(Path(sys.executable).with_name("ray"))
+    start = [
+        ray,
+        "start",
+        "--head",
+        "--num-cpus=3",
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        "--port=6399",
+    ]
+    subprocess.run(start, check=True, capture_output=True, timeout=100)
+    try:
+        address = ("--ray", "127.0.0.1:6399")
+        assert in_processes(source, tiny_folder, tmp_path / "out", "--rounds", "2", *address) == 0
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=100)
     assert contents(tmp_path / "out") == contents(made)
-    workers = [json.loads(path.read_text()) for path in (tmp_path / "out" / "work" / "workers").glob("*.json")]
-    assert sum(worker["done"] for worker in workers) == 8
+    assert sum(worker["done"] for worker in ray_workers(tmp_path / "out")) == 8
+
+
+def test_ray_that_cannot_be_reached_is_told(source, tiny_folder, tmp_path, capsys) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    assert run(source, tiny_folder, tmp_path / "out", "--ray", "no address") == 2
+    assert "--ray" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_are_set_aside_and_not_lost(source, made, tiny_folder, tmp_path) -> None:
@@ -245,6 +289,33 @@ def test_bad_requests_end_with_2_and_start_nothing(source, tiny_folder, tmp_path
     assert message in told
     assert "Traceback" not in told
     assert not list((tmp_path / "out").glob("images/*")) if (tmp_path / "out").exists() else True
+
+
+def test_one_corrupt_image_among_hundreds_is_found_before_any_work(tiny_folder, tmp_path, capsys) -> None:
+    draw(tmp_path / "drawn", 1)
+    for part in ("images", "masks"):
+        (tmp_path / "in" / part).mkdir(parents=True)
+        for number in range(300):
+            shutil.copy(tmp_path / "drawn" / part / "p0.png", tmp_path / "in" / part / f"{number}.png")
+    path = tmp_path / "in" / "images" / "217.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert run(tmp_path / "in", tiny_folder, tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 2
+    assert "217.png" in told
+    assert "1 problem, so nothing was started" in told
+    assert not list((tmp_path / "out" / "images").iterdir())
+
+
+def test_a_slide_in_two_splits_is_refused(source, tiny_folder, tmp_path, capsys) -> None:
+    rows = [
+        {"file_name": f"images/p{i}.png", "mask_file_name": f"masks/p{i}.png", "split": split, "slide_id": "s1"}
+        for i, split in enumerate(("train", "train", "test"))
+    ]
+    shutil.copytree(source, tmp_path / "in")
+    (tmp_path / "in" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert run(tmp_path / "in", tiny_folder, tmp_path / "out") == 2
+    assert "slide s1: has images in 2 splits" in capsys.readouterr().err
 
 
 def test_folders_that_hold_other_things_are_left_alone(source, tiny_folder, tmp_path, capsys) -> None:

@@ -64,7 +64,7 @@ def run_all(folder: Path, count: int) -> tuple[float, int]:
     target.write_plan(plan)
     maker = StubMaker(None, plan, target, "0", 8, 0.0, 0.95, {}, Heartbeat(target, "test"))
     made = sum(isinstance(event, Made) for unit in plan.units for event in maker.make(unit))
-    totals = finish(target, plan, EMPTY)
+    totals = finish(target, plan, EMPTY, 0.0)
     seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
