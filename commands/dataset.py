@@ -121,6 +121,12 @@ def _finish(job: Job) -> Iterator[Event]:
     if left:
         yield Note(f"{left} images are left to others who work on {folder.root}; run the command again if nobody does")
         return
+    for unit in plan.units:
+        if not _is_complete(job, unit):
+            with folder.claimed(unit) as idle:
+                if not idle:
+                    yield Note(f"others try again what failed in {folder.root}; they will finish it")
+                    return
     with folder.locked("finish"):
         marker = folder.work / "finished"
         state = counted_state(folder)

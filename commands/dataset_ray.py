@@ -102,7 +102,7 @@ def make_by_ray(job: Job, units: Sequence[Unit]) -> Iterator[int]:
                 if isinstance(error.cause, InputError):
                     raise InputError(str(error.cause)) from error
                 _give_back(job, everything[place], place, tries, waiting, str(error.cause))
-        yield sum(job.folder.is_done(item) for unit in everything for item in unit.items)
+        yield len(job.folder.done())
         if not running:
             time.sleep(POLL)
     ray.shutdown()

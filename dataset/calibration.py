@@ -12,7 +12,7 @@ import numpy as np
 from dataset.inspection import read_pair
 from dataset.pairing import turn
 from dataset.plan import Plan
-from dataset.quality import OriginModel, judge
+from dataset.quality import Look, OriginModel, judge
 
 MEASURES = ("fidelity", "separation", "stain_distance", "copying")
 MOST_PAIRS = 24
@@ -65,7 +65,7 @@ def calibrate(plan: Plan) -> Generator[None, None, Calibration]:
         other, wanted = read_pair(plan.sources[target].pair, plan.classes)
         quality = judge(
             OriginModel.of(image, labels, len(plan.classes)),
-            np.asarray(turn(other, element), dtype=np.uint8),
+            Look.of(np.asarray(turn(other, element), dtype=np.uint8)),
             np.asarray(turn(wanted, element), dtype=np.int64),
         )
         for name in MEASURES:

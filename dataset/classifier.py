@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.stain import Field, box_mean, stain_densities
+from dataset.stain import Field, box_mean
 
 SCALES = (1, 4, 12)
 """Radii in pixels of the squares over which stains are averaged."""
-TEXTURE = 4
+TEXTURE = SCALES[1]
 MOST_PIXELS = 40_000
 _RIDGE = 1e-4
 
 
-def pixel_features(image: NDArray[np.uint8]) -> Field:
-    """uint8 RGB [H, W, 3] -> [H, W, 12]: stain densities averaged over `SCALES`, and their local deviation."""
-    stains = stain_densities(image)
+def pixel_features(stains: Field) -> Field:
+    """Stain densities [H, W, 3] -> [H, W, 12]: averaged over `SCALES`, and their local deviation."""
     means = [box_mean(stains, radius) for radius in SCALES]
-    squares, mean = box_mean(stains**2, TEXTURE), box_mean(stains, TEXTURE)
+    squares, mean = box_mean(stains**2, TEXTURE), means[SCALES.index(TEXTURE)]
     return np.concatenate([*means, np.sqrt(np.maximum(squares - mean**2, 0.0))], axis=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from dataset.folder import KINDS, REJECTED, Folder, Heartbeat
 from dataset.inspection import read_labels, read_pair
 from dataset.pairing import digest_of, turn
 from dataset.plan import MULTIPLE, Item, Plan, Source, Unit
-from dataset.quality import UNTRUSTED, OriginModel, Quality, judge, trusted
+from dataset.quality import UNTRUSTED, Look, OriginModel, Quality, judge, trusted
 from imaging.errors import InputError, one_line
 from imaging.images import crop, encode_png, pad_to_multiple, read_image
 from imaging.provenance import Provenance, file_sha256
@@ -128,7 +129,9 @@ class Maker:
         batch = next(batch for batch in unit.batches if unit.items.index(item) in batch)
         inputs = _Inputs()
         for place in batch:
-            self._read(inputs, unit, place)
+            # Others' places are filled if they cannot be read, as they were when the image was made first.
+            with nullcontext() if unit.items[place] == item else suppress(InputError):
+                self._read(inputs, unit, place)
         for event in self._series(unit, [batch], inputs):
             if isinstance(event, Progress):
                 yield event
@@ -143,7 +146,7 @@ class Maker:
         for event in self._series(unit, [batch], inputs):
             if isinstance(event, _Image):
                 origin = OriginModel.of(*inputs.origins[event.item.origin], len(self.plan.classes))
-                masks = trusted(origin, [event.image], event.target, self.cell)
+                masks = trusted(origin, [Look.of(event.image)], event.target, self.cell)
                 sizes.append(len(encode_png(event.image)) + 2 * len(encode_png(masks[0])))
         return max(sizes)
 
@@ -190,15 +193,14 @@ class Maker:
         return True
 
     def _write(self, ready: _Round, origin: OriginModel, target: NDArray[np.int64], unit: Unit) -> Iterator[Made]:
-        variants = sorted(ready.images)
-        masks = trusted(origin, [ready.images[variant] for variant in variants], target, self.cell)
+        looks = {variant: Look.of(image) for variant, image in sorted(ready.images.items())}
+        masks = dict(zip(looks, trusted(origin, list(looks.values()), target, self.cell), strict=True))
         plain = np.where(target >= origin.num_classes, UNTRUSTED, target).astype(np.uint8)
         for item in ready.items:
             if self.folder.is_done(item):
                 continue
-            image = ready.images[item.variant]
-            quality = judge(origin, image, target)
-            trust = masks[variants.index(item.variant)]
+            image, trust = ready.images[item.variant], masks[item.variant]
+            quality = judge(origin, looks[item.variant], target)
             reasons = self._reasons(quality)
             contents = [encode_png(image, self._record(item).text()), encode_png(plain), encode_png(trust)]
             self.folder.commit(item, contents, self._row(item, quality, trust, reasons, contents))

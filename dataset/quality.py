@@ -20,6 +20,21 @@ _QUANTILES = np.linspace(0.005, 0.995, 100)
 
 
 @dataclass(frozen=True)
+class Look:
+    """An image [H, W, 3] with its stain densities [H, W, 3] and pixel features [H, W, F]."""
+
+    image: NDArray[np.uint8]
+    stains: Field
+    features: Field
+
+    @staticmethod
+    def of(image: NDArray[np.uint8]) -> Look:
+        """Of an image [H, W, 3]."""
+        stains = stain_densities(image)
+        return Look(image, stains, pixel_features(stains))
+
+
+@dataclass(frozen=True)
 class OriginModel:
     """What is known of an origin, once for all images made from it."""
 
@@ -32,8 +47,10 @@ class OriginModel:
     @staticmethod
     def of(image: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> OriginModel:
         """Of an origin's image [H, W, 3] and labels [H, W]."""
-        classifier = PixelClassifier.fit(pixel_features(image), labels, num_classes)
-        return OriginModel(image, labels, num_classes, stain_densities(image), classifier)
+        look = Look.of(image)
+        return OriginModel(
+            image, labels, num_classes, look.stains, PixelClassifier.fit(look.features, labels, num_classes)
+        )
 
 
 @dataclass(frozen=True)
@@ -57,44 +74,42 @@ class Quality:
     copying: float
 
 
-def judge(origin: OriginModel, image: NDArray[np.uint8], target: NDArray[np.int64]) -> Quality:
-    """Judge a new ``image`` [H', W', 3] of ``target`` labels [H', W'], made from ``origin``."""
+def judge(origin: OriginModel, new: Look, target: NDArray[np.int64]) -> Quality:
+    """Judge a ``new`` image of ``target`` labels [H', W'], made from ``origin``."""
     classifier = origin.classifier
-    fidelity = mean_dice(classifier.predict(pixel_features(image)), target, classifier.classes)
-    stains = stain_densities(image)
-    distances = [_stain_distance(origin, stains, target, c) for c in range(origin.num_classes)]
+    fidelity = mean_dice(classifier.predict(new.features), target, classifier.classes)
+    distances = [_stain_distance(origin, new.stains, target, c) for c in range(origin.num_classes)]
     known = [each for each in distances if each is not None]
     return Quality(
         round(fidelity, 4),
         round(classifier.dice, 4),
-        round(_separation(origin, stains, target), 4),
+        round(_separation(origin, new.stains, target), 4),
         round(float(np.mean(known)), 4) if known else 0.0,
         tuple(None if each is None else round(each, 4) for each in distances),
-        round(copying(image, origin.image), 4),
+        round(copying(new.image, origin.image), 4),
     )
 
 
 def trusted(
-    origin: OriginModel, images: Sequence[NDArray[np.uint8]], target: NDArray[np.int64], cell: int
+    origin: OriginModel, variants: Sequence[Look], target: NDArray[np.int64], cell: int
 ) -> list[NDArray[np.uint8]]:
-    """For each variant of one ``target`` [H', W'], its labels with `UNTRUSTED` where they are doubtful, uint8 [H', W'].
+    """For each of the ``variants`` of one ``target`` [H', W'], its labels, `UNTRUSTED` where doubtful, uint8 [H', W'].
 
     Doubtful are ignored pixels; those within half a latent ``cell`` (in pixels) of another label, a band of one cell
     along borders; those whose loss under the origin's classifier is above `TRUST_MULTIPLE` times its class's mean on
     the origin (the rule of FreeMask, Yang et al., arXiv 2310.15160); and those where it sees different classes in
-    several ``images`` [H', W', 3] of one map.
+    several ``variants``.
     """
     classifier = origin.classifier
     band = _near_borders(target, cell // 2)
-    features = [pixel_features(image) for image in images]
-    predicted = [classifier.predict(each) for each in features]
+    predicted = [classifier.predict(each.features) for each in variants]
     disputed = np.any([each != predicted[0] for each in predicted], axis=0)
     allowed = np.zeros(target.shape)
     for index, c in enumerate(classifier.classes):
         allowed[target == c] = TRUST_MULTIPLE * classifier.mean_loss[index]
     result = []
-    for each in features:
-        doubtful = band | disputed | (target >= origin.num_classes) | (classifier.loss(each, target) > allowed)
+    for each in variants:
+        doubtful = band | disputed | (target >= origin.num_classes) | (classifier.loss(each.features, target) > allowed)
         result.append(np.where(doubtful, UNTRUSTED, target).astype(np.uint8))
     return result
 

@@ -40,7 +40,7 @@ def box_mean(field: Field, radius: int) -> Field:
         widths = [(0, 0)] * field.ndim
         widths[axis] = (radius + 1, radius)
         total = np.cumsum(np.pad(field.astype(np.float64), widths, mode="edge"), axis=axis)
-        upper = np.take(total, range(2 * radius + 1, total.shape[axis]), axis=axis)
-        lower = np.take(total, range(total.shape[axis] - 2 * radius - 1), axis=axis)
-        field = ((upper - lower) / (2 * radius + 1)).astype(np.float32)
+        side = 2 * radius + 1
+        sums = total[side:] - total[:-side] if axis == 0 else total[:, side:] - total[:, :-side]
+        field = (sums / side).astype(np.float32)
     return field

@@ -15,7 +15,7 @@ from dataset.copying import copying
 from dataset.inspection import read_pair
 from dataset.layouts import read_source
 from dataset.pairing import DIHEDRAL, turn
-from dataset.quality import UNTRUSTED, OriginModel, judge, trusted
+from dataset.quality import UNTRUSTED, Look, OriginModel, judge, trusted
 from dataset.stain import box_mean, optical_density, stain_densities
 from dataset.tissue import draw_slide, random_slide
 from imaging.classes import ClassMap
@@ -81,9 +81,9 @@ def rates(honest, faulty, *, above: bool) -> tuple[float, float]:
 
 
 def test_a_shuffled_mask_is_found(cases) -> None:
-    honest = [judge(case.origin, case.image, case.labels) for case in cases]
+    honest = [judge(case.origin, Look.of(case.image), case.labels) for case in cases]
     shuffled = [
-        judge(case.origin, case.image, np.roll(case.labels, case.labels.shape[0] // 2, axis=0)[:, ::-1].copy())
+        judge(case.origin, Look.of(case.image), np.roll(case.labels, case.labels.shape[0] // 2, axis=0)[:, ::-1].copy())
         for case in cases
     ]
     for name in ("fidelity", "separation"):
@@ -93,7 +93,7 @@ def test_a_shuffled_mask_is_found(cases) -> None:
 
 
 def test_a_copied_origin_is_found_by_its_fidelity_and_as_a_copy(cases) -> None:
-    honest = [judge(case.origin, case.image, case.labels) for case in cases]
+    honest = [judge(case.origin, Look.of(case.image), case.labels) for case in cases]
     rng = np.random.default_rng(0)
     copies = []
     for case in cases:
@@ -101,7 +101,7 @@ def test_a_copied_origin_is_found_by_its_fidelity_and_as_a_copy(cases) -> None:
         copied = np.asarray(turn(case.origin.image, element), dtype=np.uint8)
         noisy = np.clip(copied + rng.normal(0, 6, copied.shape), 0, 255).astype(np.uint8)
         height, width = (min(a, b) for a, b in zip(noisy.shape, case.labels.shape, strict=False))
-        copies.append(judge(case.origin, noisy[:height, :width], case.labels[:height, :width]))
+        copies.append(judge(case.origin, Look.of(noisy[:height, :width]), case.labels[:height, :width]))
     found, false = rates([q.copying for q in honest], [q.copying for q in copies], above=True)
     print(f"copied origin by copying: {found:.2f} found, {false:.2f} false alarms of {len(cases)}")
     assert found >= 0.95
@@ -111,8 +111,8 @@ def test_a_copied_origin_is_found_by_its_fidelity_and_as_a_copy(cases) -> None:
 
 
 def test_another_stain_is_found(cases) -> None:
-    honest = [judge(case.origin, case.image, case.labels) for case in cases]
-    wrong = [judge(case.origin, restained(case.image), case.labels) for case in cases]
+    honest = [judge(case.origin, Look.of(case.image), case.labels) for case in cases]
+    wrong = [judge(case.origin, Look.of(restained(case.image)), case.labels) for case in cases]
     found, false = rates([q.stain_distance for q in honest], [q.stain_distance for q in wrong], above=True)
     print(f"wrong stain: {found:.2f} found, {false:.2f} false alarms of {len(cases)}")
     assert found >= 0.9
@@ -153,7 +153,7 @@ def test_box_means_are_those_of_counting() -> None:
 
 def test_the_stain_distance_is_the_wasserstein_distance() -> None:
     case = drawn_cases(1)[0]
-    quality = judge(case.origin, case.image, case.labels)
+    quality = judge(case.origin, Look.of(case.image), case.labels)
     real, new = case.origin.stains, stain_densities(case.image)
     for c in range(2):
         wanted = np.mean(
@@ -179,10 +179,10 @@ def test_the_classifier_tells_gaussians_apart_as_well_as_can_be() -> None:
 def test_a_class_that_the_origin_lacks_is_neither_judged_nor_trusted() -> None:
     case = drawn_cases(1)[0]
     origin = OriginModel.of(case.origin.image, np.zeros_like(case.origin.labels), 2)
-    quality = judge(origin, case.image, case.labels)
+    quality = judge(origin, Look.of(case.image), case.labels)
     assert 0.0 <= quality.fidelity <= 1.0
     assert quality.class_stain_distances[1] is None
-    (mask,) = trusted(origin, [case.image], case.labels, 8)
+    (mask,) = trusted(origin, [Look.of(case.image)], case.labels, 8)
     assert (mask[case.labels == 1] == UNTRUSTED).all()
 
 
@@ -190,7 +190,7 @@ def test_trust_leaves_out_borders_ignored_pixels_and_what_variants_dispute() -> 
     case = drawn_cases(1)[0]
     labels = case.labels.copy()
     labels[100:, 100:] = 2
-    (mask,) = trusted(case.origin, [case.image], labels, 8)
+    (mask,) = trusted(case.origin, [Look.of(case.image)], labels, 8)
     assert set(np.unique(mask)) <= {0, 1, UNTRUSTED}
     known = mask != UNTRUSTED
     assert np.array_equal(mask[known], labels[known])
@@ -198,8 +198,8 @@ def test_trust_leaves_out_borders_ignored_pixels_and_what_variants_dispute() -> 
     edge = labels[:, 1:] != labels[:, :-1]
     assert not known[:, 1:][edge].any()
     other = np.ascontiguousarray(case.image[::-1])
-    both = trusted(case.origin, [case.image, other], labels, 8)
-    seen = [case.origin.classifier.predict(pixel_features(each)) for each in (case.image, other)]
+    both = trusted(case.origin, [Look.of(case.image), Look.of(other)], labels, 8)
+    seen = [case.origin.classifier.predict(pixel_features(stain_densities(each))) for each in (case.image, other)]
     for each in both:
         assert (each[seen[0] != seen[1]] == UNTRUSTED).all()
     assert (both[0] == UNTRUSTED).sum() > (mask == UNTRUSTED).sum()
@@ -208,10 +208,10 @@ def test_trust_leaves_out_borders_ignored_pixels_and_what_variants_dispute() -> 
 def test_doubtful_labels_are_rare_on_real_images_and_common_where_the_map_is_wrong(cases) -> None:
     right, wrong = [], []
     for case in cases[:10]:
-        near = trusted(case.origin, [case.image], case.labels, 8)[0] == UNTRUSTED
+        near = trusted(case.origin, [Look.of(case.image)], case.labels, 8)[0] == UNTRUSTED
         inverted = 1 - case.labels
-        far = trusted(case.origin, [case.image], inverted, 8)[0] == UNTRUSTED
-        band = trusted(case.origin, [case.image], case.labels, 8)[0] == UNTRUSTED
+        far = trusted(case.origin, [Look.of(case.image)], inverted, 8)[0] == UNTRUSTED
+        band = trusted(case.origin, [Look.of(case.image)], case.labels, 8)[0] == UNTRUSTED
         right.append(near.mean())
         wrong.append(far.mean())
         assert band.shape == case.labels.shape
