@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections import deque
@@ -121,7 +122,7 @@ def _start(address: str) -> Any:
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
             log_to_driver=False,
             include_dashboard=False if address == "local" else None,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = shown(" ".join(str(error).split()))

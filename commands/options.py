@@ -133,6 +133,8 @@ def add_options(group: argparse._ArgumentGroup, kind: type, names: Iterable[str]
             more |= {"action": "store_const", "const": "yes"}
         else:
             more["metavar"] = said.metavar
+        if said.bare is not None:
+            more |= {"nargs": "?", "const": said.bare}
         if type_hints(kind)[name] == tuple[Path, ...]:
             more |= {"nargs": "+", "action": "extend"}
         group.add_argument(flag_of(name), help=described(field, said).replace("%", "%%"), **more)

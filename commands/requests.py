@@ -90,6 +90,7 @@ class DatasetRequest(MethodRequest):
     """What the user asked of `dataset`. ``input`` is what stands without a name on its command line."""
 
     input: Path | None = None
+    output: Path = option(Path("insilico"), "FOLDER", "a new folder, or that of a run to go on with")
     rounds: int = option(1, "K", "new images for every annotated one", check=between(1, MOST_ROUNDS))
     subset: float = option(1.0, "SHARE", "take a random share of the annotated images, such as 0.25", check=_share)
     split: str | None = option(
@@ -106,7 +107,7 @@ class DatasetRequest(MethodRequest):
     remake: str | None = option(None, "ID", "make one image of the dataset in INPUT again", shown="")
     shard: str | None = option(None, "I/N", "make the I-th of N equal shares of the plan (1/N to N/N)", shown="")
     ray: str | None = option(
-        None, "ADDRESS", "share the work out by Ray: `local`, `auto` or a cluster's address", shown=""
+        None, "ADDRESS", "share the work out by Ray, on this machine alone or a cluster (auto, host:port)", bare="local"
     )
     threads: int = option(
         4, "N", "threads of one worker on a CPU; part of the plan, as they decide the last bits", check=between(1, 1024)

@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Option:
     """What is said of a field. ``metavar`` stands for a value in help, and None for a flag, which takes none.
 
-    ``shown`` is the default in words, where the value itself does not say it; ``aliases`` are names it had before.
+    ``shown`` is the default in words, where the value itself does not say it; ``aliases`` are names it had before;
+    ``bare`` is the value where none is given after the option's name, if one need not be.
     """
 
     metavar: str | None
@@ -30,6 +31,7 @@ class Option:
     check: Check | None = None
     shown: str | None = None
     aliases: tuple[str, ...] = ()
+    bare: str | None = None
 
 
 def option(
@@ -40,9 +42,10 @@ def option(
     check: Check | None = None,
     shown: str | None = None,
     aliases: tuple[str, ...] = (),
+    bare: str | None = None,
 ) -> T:
     """A field with this ``default`` and an `Option`."""
-    made: T = field(default=default, metadata={"option": Option(metavar, help, check, shown, aliases)})
+    made: T = field(default=default, metadata={"option": Option(metavar, help, check, shown, aliases, bare)})
     return made
 
 
