@@ -1,4 +1,4 @@
-"""The names that published files give to the parameters, as literal tables.
+"""The names that published files give to the parameters, and those that they hold beside them.
 
 The networks use diffusers' present names. "Original" is the layout of single-file checkpoints (CompVis).
 """
@@ -12,84 +12,67 @@ from model.config import UNetConfig, VAEConfig
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
-EMA_PREFIX = "model_ema."
 
-UNET_OUTER = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "middle_block.1": "mid_block.attentions.0",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
+# Where our modules stand in original files; those of each level are added by `unet_original` and `vae_original`.
+UNET_PLACES = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
 }
-UNET_RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
+VAE_PLACES = {
+    f"{side}.{ours}": f"{side}.{theirs}"
+    for side in ("encoder", "decoder")
+    for ours, theirs in {
+        "mid_block.resnets.0": "mid.block_1",
+        "mid_block.attentions.0": "mid.attn_1",
+        "mid_block.resnets.1": "mid.block_2",
+        "conv_norm_out": "norm_out",
+    }.items()
 }
-VAE_OUTER = {
-    "quant_conv": "quant_conv",
-    "post_quant_conv": "post_quant_conv",
-    "encoder.conv_in": "encoder.conv_in",
-    "encoder.norm_out": "encoder.conv_norm_out",
-    "encoder.conv_out": "encoder.conv_out",
-    "decoder.conv_in": "decoder.conv_in",
-    "decoder.norm_out": "decoder.conv_norm_out",
-    "decoder.conv_out": "decoder.conv_out",
+# What the modules inside of those are called, by each name that they have.
+UNET_INNER = {
+    "norm1": ("in_layers.0",),
+    "conv1": ("in_layers.2",),
+    "time_emb_proj": ("emb_layers.1",),
+    "norm2": ("out_layers.0",),
+    "conv2": ("out_layers.3",),
+    "conv_shortcut": ("skip_connection",),
 }
-VAE_RESNET = {
-    "norm1": "norm1",
-    "conv1": "conv1",
-    "norm2": "norm2",
-    "conv2": "conv2",
-    "nin_shortcut": "conv_shortcut",
+# Single files that were made of diffusers' files carry its present and its old names, too: the published conversion
+# scripts rename one of the two and pass the other through.
+VAE_INNER = {
+    "conv_shortcut": ("nin_shortcut",),
+    "group_norm": ("norm", "group_norm"),
+    "to_q": ("q", "to_q", "query"),
+    "to_k": ("k", "to_k", "key"),
+    "to_v": ("v", "to_v", "value"),
+    "to_out.0": ("proj_out", "to_out.0", "to_out", "proj_attn"),
 }
-VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-VAE_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# Single files that were made of diffusers' files carry these, its present and its old names, inside ``mid.attn_1``:
-# the published conversion scripts rename one of the two and pass the other through.
-VAE_ORIGINAL_ATTENTION_ALSO = {
-    **{name: name for name in VAE_ATTENTION.values()},
-    **VAE_OLD_ATTENTION,
-    "to_out": "to_out.0",
+VAE_FOLDER_PLACES = {place: place for place in VAE_PLACES if "attentions" in place}
+VAE_FOLDER_INNER = {
+    "to_q": ("to_q", "query"),
+    "to_k": ("to_k", "key"),
+    "to_v": ("to_v", "value"),
+    "to_out.0": ("to_out.0", "proj_attn"),
 }
 
 TEXT_IGNORED = frozenset({"embeddings.position_ids", "text_model.embeddings.position_ids"})
-
 SINGLE_FILE_IGNORED = frozenset(
     {
-        *(TEXT_PREFIX + name for name in TEXT_IGNORED),
-        "cond_stage_model.logit_scale",
-        "cond_stage_model.text_projection",
-        "cond_stage_model.transformer.logit_scale",
-        "cond_stage_model.transformer.text_projection.weight",
-        "model_ema.decay",
-        "model_ema.num_updates",
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance_clipped",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-        "lvlb_weights",
-        "logvar",
-        "ddim_sigmas",
-        "ddim_alphas",
-        "ddim_alphas_prev",
-        "ddim_sqrt_one_minus_alphas",
-        "denoiser.sigmas",
+        *(TEXT_PREFIX + name for name in (*TEXT_IGNORED, "logit_scale", "text_projection.weight")),
+        *("cond_stage_model.logit_scale", "cond_stage_model.text_projection"),
+        *("model_ema.decay", "model_ema.num_updates", "denoiser.sigmas", "logvar", "lvlb_weights"),
+        *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+        *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+        *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+        *("ddim_sigmas", "ddim_alphas", "ddim_alphas_prev", "ddim_sqrt_one_minus_alphas"),
     }
 )
-
 # What training leaves behind beside the networks: the autoencoder's discriminator and perceptual loss, its moving
 # average (of which no published model says that it is the better one), and textual inversion's words with, at times,
 # a second copy of the text encoder.
@@ -98,74 +81,38 @@ SINGLE_FILE_CLUTTER = ("first_stage_model.loss.", "first_stage_model.model_ema."
 
 def unet_original(config: UNetConfig, parameters: Iterable[str]) -> dict[str, str]:
     """``parameters`` of a `model.unet.UNet` by their original names, without prefix."""
-    modules = dict(UNET_OUTER)
-    for number in range(2):
-        _add_resnet(modules, f"middle_block.{2 * number}", f"mid_block.resnets.{number}", UNET_RESNET)
-    block = 1
+    places, layers = dict(UNET_PLACES), config.layers_per_block
     for level in range(config.levels):
-        for layer in range(config.layers_per_block):
-            _add_resnet(modules, f"input_blocks.{block}.0", f"down_blocks.{level}.resnets.{layer}", UNET_RESNET)
-            modules[f"input_blocks.{block}.1"] = f"down_blocks.{level}.attentions.{layer}"
-            block += 1
-        modules[f"input_blocks.{block}.0.op"] = f"down_blocks.{level}.downsamplers.0.conv"
-        block += 1
-    block = 0
-    for number, level in enumerate(reversed(range(config.levels))):
-        for layer in range(config.layers_per_block + 1):
-            _add_resnet(modules, f"output_blocks.{block}.0", f"up_blocks.{number}.resnets.{layer}", UNET_RESNET)
-            if config.attention[level]:
-                modules[f"output_blocks.{block}.1"] = f"up_blocks.{number}.attentions.{layer}"
-            block += 1
-        place = 2 if config.attention[level] else 1
-        modules[f"output_blocks.{block - 1}.{place}.conv"] = f"up_blocks.{number}.upsamplers.0.conv"
-    return _expand(modules, parameters)
+        first = 1 + level * (layers + 1)  # of the original blocks, which hold one layer or downsampler each
+        for layer in range(layers):
+            places[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{first + layer}.0"
+            places[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{first + layer}.1"
+        places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
+    for up, attention in enumerate(reversed(config.attention)):
+        first = up * (layers + 1)
+        for layer in range(layers + 1):
+            places[f"up_blocks.{up}.resnets.{layer}"] = f"output_blocks.{first + layer}.0"
+            places[f"up_blocks.{up}.attentions.{layer}"] = f"output_blocks.{first + layer}.1"
+        places[f"up_blocks.{up}.upsamplers.0"] = f"output_blocks.{first + layers}.{2 if attention else 1}"
+    return _names(parameters, places, UNET_INNER)
 
 
 def vae_original(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]:
-    """``parameters`` of a `model.vae.VAE` by their original names, without prefix; one name for each."""
-    modules = dict(VAE_OUTER)
-    levels = len(config.block_out_channels)
-    for side in ("encoder", "decoder"):
-        for number in range(2):
-            original = f"{side}.mid.block_{number + 1}"
-            _add_resnet(modules, original, f"{side}.mid_block.resnets.{number}", VAE_RESNET)
-        for theirs, ours in VAE_ATTENTION.items():
-            modules[f"{side}.mid.attn_1.{theirs}"] = f"{side}.mid_block.attentions.0.{ours}"
+    """``parameters`` of a `model.vae.VAE` by every name that they have in single files, without prefix."""
+    places, levels = dict(VAE_PLACES), len(config.block_out_channels)
     for level in range(levels):
         up = levels - 1 - level
-        for layer in range(config.layers_per_block):
-            original = f"encoder.down.{level}.block.{layer}"
-            _add_resnet(modules, original, f"encoder.down_blocks.{level}.resnets.{layer}", VAE_RESNET)
         for layer in range(config.layers_per_block + 1):
-            original = f"decoder.up.{level}.block.{layer}"
-            _add_resnet(modules, original, f"decoder.up_blocks.{up}.resnets.{layer}", VAE_RESNET)
-        modules[f"encoder.down.{level}.downsample.conv"] = f"encoder.down_blocks.{level}.downsamplers.0.conv"
-        modules[f"decoder.up.{level}.upsample.conv"] = f"decoder.up_blocks.{up}.upsamplers.0.conv"
-    return _expand(modules, parameters)
-
-
-def vae_single_file(config: VAEConfig, parameters: Iterable[str]) -> dict[str, str]:
-    """``parameters`` of a `model.vae.VAE` by every name that they have in single files, without prefix."""
-    names = vae_original(config, parameters)
-    for name in list(names.values()):
-        side, middle, rest = name.partition(".mid_block.attentions.0.")
-        if middle:
-            module, _, kind = rest.rpartition(".")
-            for theirs, ours in VAE_ORIGINAL_ATTENTION_ALSO.items():
-                if ours == module:
-                    names[f"{side}.mid.attn_1.{theirs}.{kind}"] = name
-    return names
+            places[f"encoder.down_blocks.{level}.resnets.{layer}"] = f"encoder.down.{level}.block.{layer}"
+            places[f"decoder.up_blocks.{up}.resnets.{layer}"] = f"decoder.up.{level}.block.{layer}"
+        places[f"encoder.down_blocks.{level}.downsamplers.0"] = f"encoder.down.{level}.downsample"
+        places[f"decoder.up_blocks.{up}.upsamplers.0"] = f"decoder.up.{level}.upsample"
+    return _names(parameters, places, VAE_INNER)
 
 
 def vae_folder(parameters: Iterable[str]) -> dict[str, str]:
     """``parameters`` of a `model.vae.VAE` by the names in diffusers files, present and old ones."""
-    names = {}
-    for name in parameters:
-        names[name] = name
-        for old, new in VAE_OLD_ATTENTION.items():
-            if f".attentions.0.{new}." in name:
-                names[name.replace(f".{new}.", f".{old}.")] = name
-    return names
+    return _names(parameters, VAE_FOLDER_PLACES, VAE_FOLDER_INNER)
 
 
 def text_folder(parameters: Iterable[str]) -> dict[str, str]:
@@ -176,22 +123,20 @@ def text_folder(parameters: Iterable[str]) -> dict[str, str]:
 
 def ema_name(original: str) -> str:
     """The name of the moving average of UNet parameter ``original`` (without prefix) in a single file."""
-    return EMA_PREFIX + f"diffusion_model.{original}".replace(".", "")
+    return "model_ema." + f"diffusion_model.{original}".replace(".", "")
 
 
-def _add_resnet(modules: dict[str, str], original: str, name: str, inner: Mapping[str, str]) -> None:
-    for theirs, ours in inner.items():
-        modules[f"{original}.{theirs}"] = f"{name}.{ours}"
-
-
-def _expand(modules: Mapping[str, str], parameters: Iterable[str]) -> dict[str, str]:
-    originals = {name: original for original, name in modules.items()}
+def _names(
+    parameters: Iterable[str], places: Mapping[str, str], inner: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """``parameters`` by each of their names in files; those outside of ``places`` keep their own."""
     names = {}
     for parameter in parameters:
-        module = parameter
-        while module not in originals:
-            module = module.rpartition(".")[0]
-            if not module:
-                raise KeyError(f"{parameter} has no original name")
-        names[originals[module] + parameter.removeprefix(module)] = parameter
+        place = next((place for place in places if parameter.startswith(f"{place}.")), None)
+        if place is None:
+            names[parameter] = parameter
+            continue
+        module, _, kind = parameter.removeprefix(f"{place}.").rpartition(".")
+        for theirs in inner.get(module, (module,)):
+            names[f"{places[place]}.{theirs}.{kind}" if theirs else f"{places[place]}.{kind}"] = parameter
     return names

@@ -15,7 +15,7 @@ from model.checkpoint.keys import (
     ema_name,
     text_folder,
     unet_original,
-    vae_single_file,
+    vae_original,
 )
 from model.checkpoint.load_state import Unfilled, build_networks, find_parameters, refuse_unknown
 from model.checkpoint.safetensors import CheckpointIndex, read_index
@@ -47,7 +47,7 @@ def read_single_file(path: Path) -> Unfilled:
     networks = build_networks(config)
     unet, vae, text = (network.state_dict() for network in networks)
     originals = unet_original(config.unet, unet)
-    tables = (originals, vae_single_file(config.vae, vae), text_folder(text))
+    tables = (originals, vae_original(config.vae, vae), text_folder(text))
     names = [
         {prefix + key: name for key, name in table.items()}
         for prefix, table in zip(NETWORKS.values(), tables, strict=True)

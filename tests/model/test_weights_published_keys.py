@@ -73,14 +73,16 @@ def test_published_names_mean_what_diffusers_takes_them_for(manifest: Checkpoint
     }
     for prefix, table in ours.items():
         theirs = {keys[int(value.flatten()[0])]: name for name, value in converted[prefix].items()}
-        assert theirs == {prefix + key: name for key, name in table.items()}
+        assert theirs == {prefix + key: name for key, name in table.items() if prefix + key in manifest.entries}
 
 
 def test_the_tests_own_renaming_agrees_with_the_tables(manifest: CheckpointIndex) -> None:
     unet = build_empty(lambda: UNet(SD15.unet)).state_dict()
     vae = build_empty(lambda: VAE(SD15.vae)).state_dict()
     assert {unet_name(name): name for name in unet} == unet_original(SD15.unet, unet)
-    assert {vae_name(name): name for name in vae} == vae_original(SD15.vae, vae)
+    names = vae_original(SD15.vae, vae)
+    assert {vae_name(name): name for name in vae}.items() <= names.items()
+    assert all(".mid.attn_1." in key for key in names.keys() - {vae_name(name) for name in vae})
 
 
 def test_flattened_names_are_told_apart() -> None:

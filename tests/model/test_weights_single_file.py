@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import model
-from model.checkpoint.keys import VAE_ATTENTION, VAE_ORIGINAL_ATTENTION_ALSO
+from model.checkpoint.keys import VAE_INNER
 from tests.model.checkpoints import SMALL, assert_holds, load_tensors, rename
 
 pytestmark = pytest.mark.usefixtures("one_tokenizer")
@@ -49,7 +49,14 @@ def test_moving_average_beside_the_weights_is_passed_over(
     assert_holds(load_tensors(with_average(tensors), tmp_path), theirs)
 
 
-ORIGINAL_ATTENTION = {ours: theirs for theirs, ours in VAE_ATTENTION.items()}
+# The other names of the autoencoder's attention, and the original ones.
+ORIGINAL = {
+    **dict.fromkeys(("group_norm",), "norm"),
+    **dict.fromkeys(("to_q", "query"), "q"),
+    **dict.fromkeys(("to_k", "key"), "k"),
+    **dict.fromkeys(("to_v", "value"), "v"),
+    **dict.fromkeys(("to_out.0", "to_out", "proj_attn"), "proj_out"),
+}
 
 
 SHAPES = {
@@ -60,14 +67,17 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", [*VAE_ATTENTION, *VAE_ORIGINAL_ATTENTION_ALSO])
+def test_the_names_of_the_autoencoder_s_attention_are_those_tried() -> None:
+    names = {name for names in VAE_INNER.values() for name in names}
+    assert names == {"nin_shortcut", *ORIGINAL, *ORIGINAL.values()}
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
 def test_each_name_of_the_autoencoder_s_attention(
     name: str, tensors: dict[str, Tensor], theirs: SimpleNamespace, tmp_path: Path
 ) -> None:
-    original = ORIGINAL_ATTENTION[(VAE_ATTENTION | VAE_ORIGINAL_ATTENTION_ALSO)[name]]
-    changed = rename(tensors, lambda key: key.replace(f".mid.attn_1.{original}.", f".mid.attn_1.{name}."))
+    changed = rename(tensors, lambda key: key.replace(f".mid.attn_1.{ORIGINAL[name]}.", f".mid.attn_1.{name}."))
     assert sum(f".mid.attn_1.{name}." in key for key in changed) == 4
-    assert name in VAE_ATTENTION or changed.keys() != tensors.keys()
     assert_holds(load_tensors(changed, tmp_path), theirs)
 
 
@@ -98,12 +108,12 @@ def test_sets_of_names_that_converters_leave(
 
 def test_each_tensor_under_two_names_is_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     twice = {
-        key.replace(f".attn_1.{ORIGINAL_ATTENTION[ours]}.", f".attn_1.{name}."): value.clone()
+        key.replace(f".attn_1.{original}.", f".attn_1.{name}."): value.clone()
         for key, value in tensors.items()
-        for name, ours in VAE_ORIGINAL_ATTENTION_ALSO.items()
-        if f".attn_1.{ORIGINAL_ATTENTION[ours]}." in key
+        for name, original in ORIGINAL.items()
+        if f".attn_1.{original}." in key
     }
-    assert len(twice) == 4 * len(VAE_ORIGINAL_ATTENTION_ALSO)
+    assert len(twice) == 4 * len(ORIGINAL)
     with pytest.raises(model.CheckpointError, match=rf"VAE tensors given twice \({len(twice)}: "):
         load_tensors(tensors | twice, tmp_path)
     key = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
