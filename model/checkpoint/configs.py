@@ -6,7 +6,7 @@ for minutes, or not at all, before it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,6 @@ from model.tokenizer import LENGTH, VOCABULARY
 
 LEVELS = 8
 LAYERS_PER_BLOCK = 8
-CHANNELS = 256  # of images and latents
 WIDTH = 16384
 TEXT_LAYERS = 128
 
@@ -48,28 +47,26 @@ def one_of(*values: Any) -> Rule:
     return Rule(values[0], read, f"Stable Diffusion 1.x has {values[0]!r}")
 
 
-def whole(default: int | None, largest: int, field: str = "") -> Rule:
-    """A whole number from 1 to ``largest``, or a list that gives the same one for every level."""
-
-    def read(value: Any) -> int | None:
-        if isinstance(value, list) and all(map(_is_whole, value)) and len(set(value)) == 1:
-            value = value[0]
-        return value if _is_whole(value) and 1 <= value <= largest else None
-
-    return Rule(default, read, f"it must be from 1 to {largest}, one whole number for all levels", field)
+def fixed(**values: Any) -> dict[str, Rule]:
+    """Keys that have one value each."""
+    return {key: one_of(value) for key, value in values.items()}
 
 
-def real(default: float, lowest: float, largest: float, field: str) -> Rule:
-    """A number above 0 from ``lowest`` to ``largest``."""
+def number(default: float | None, lowest: float, largest: float, field: str = "") -> Rule:
+    """A number in bounds. If these are whole, so must it be, and a list may give the same one for every level."""
+    whole = isinstance(largest, int)
 
-    def read(value: Any) -> float | None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and value > 0 and lowest <= value <= largest else None
+    def read(value: Any) -> Any:
+        items = value if whole and isinstance(value, list) else [value]
+        if not all(_is_number(item, whole) and lowest <= item <= largest for item in items) or len(set(items)) != 1:
+            return None
+        return items[0] if whole else float(items[0])
 
-    return Rule(default, read, f"it must be a positive number from {lowest} to {largest}", field)
+    kind = ", one whole number for all levels" if whole else ""
+    return Rule(default, read, f"it must be from {lowest} to {largest}{kind}", field)
 
 
-def each(default: tuple[Any, ...], accepts: Callable[[Any], bool], wanted: str, field: str = "") -> Rule:
+def per_level(default: tuple[Any, ...], accepts: Callable[[Any], bool], wanted: str, field: str = "") -> Rule:
     """A list with one item for each of at most `LEVELS` levels."""
 
     def read(value: Any) -> tuple[Any, ...] | None:
@@ -80,94 +77,72 @@ def each(default: tuple[Any, ...], accepts: Callable[[Any], bool], wanted: str, 
 
 
 def widths(*default: int) -> Rule:
-    """The widths of the levels."""
-    wanted = f"whole numbers up to {WIDTH}"
-    return each(default, lambda value: _is_whole(value) and 1 <= value <= WIDTH, wanted, "block_out_channels")
+    """The widths of the levels. The embedding of the time step wants the first even; all published ones are."""
+
+    def accepts(value: Any) -> bool:
+        return _is_number(value, whole=True) and 1 <= value <= WIDTH and value % 2 == 0
+
+    return per_level(default, accepts, f"even numbers up to {WIDTH}", "block_out_channels")
 
 
 def blocks(*default: str) -> Rule:
     """The kinds of block that the levels have, which are those of ``default``."""
-    kinds = sorted(set(default))
-    return each(default, lambda value: isinstance(value, str) and value in kinds, f"of {' and '.join(kinds)}")
+    return per_level(default, default.__contains__, f"of {' and '.join(sorted(set(default)))}")
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_number(value: Any, whole: bool) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
 
-
-IGNORED = Rule(None, lambda value: True, "")
 
 UNET: dict[str, Rule] = {
-    "_class_name": one_of("UNet2DConditionModel"),
-    "in_channels": whole(4, CHANNELS, "in_channels"),
-    "out_channels": whole(4, CHANNELS, "out_channels"),
+    **fixed(_class_name="UNet2DConditionModel", in_channels=4, out_channels=4),
     "block_out_channels": widths(320, 640, 1280, 1280),
     "down_block_types": blocks(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
     "up_block_types": blocks("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-    "layers_per_block": whole(2, LAYERS_PER_BLOCK, "layers_per_block"),
-    "cross_attention_dim": whole(1280, WIDTH, "cross_attention_dim"),
-    "norm_num_groups": whole(32, WIDTH, "groups"),
-    "norm_eps": real(1e-5, 0.0, 1.0, "resnet_eps"),
+    "layers_per_block": number(2, 1, LAYERS_PER_BLOCK, "layers_per_block"),
+    "cross_attention_dim": number(1280, 1, WIDTH, "cross_attention_dim"),
+    "norm_num_groups": number(32, 1, WIDTH, "groups"),
+    "norm_eps": number(1e-5, 1e-12, 1.0, "resnet_eps"),
     # Diffusers calls the number of heads attention_head_dim, a slip that the published files keep.
-    "attention_head_dim": whole(8, WIDTH),
-    "num_attention_heads": whole(None, WIDTH),
+    "attention_head_dim": number(8, 1, WIDTH),
+    "num_attention_heads": number(None, 1, WIDTH),
     "act_fn": one_of("silu", "swish"),
-    "center_input_sample": one_of(False),
-    "flip_sin_to_cos": one_of(True),
-    "freq_shift": one_of(0),
-    "downsample_padding": one_of(1),
-    "mid_block_type": one_of("UNetMidBlock2DCrossAttn"),
-    "mid_block_scale_factor": one_of(1),
-    "transformer_layers_per_block": one_of(1),
-    "resnet_time_scale_shift": one_of("default"),
-    "resnet_out_scale_factor": one_of(1),
-    "time_embedding_type": one_of("positional"),
-    "attention_type": one_of("default"),
-    "conv_in_kernel": one_of(3),
-    "conv_out_kernel": one_of(3),
-    # Only training, other hardware or keys that are themselves switched on by a key refused above.
-    **dict.fromkeys(("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads"), IGNORED),
-    **dict.fromkeys(("decay", "inv_gamma", "min_decay", "optimization_step", "power"), IGNORED),
-    **dict.fromkeys(("update_after_step", "use_ema_warmup"), IGNORED),
+    **fixed(center_input_sample=False, flip_sin_to_cos=True, freq_shift=0, downsample_padding=1),
+    **fixed(mid_block_type="UNetMidBlock2DCrossAttn", mid_block_scale_factor=1, transformer_layers_per_block=1),
+    **fixed(resnet_time_scale_shift="default", resnet_out_scale_factor=1, time_embedding_type="positional"),
+    **fixed(attention_type="default", conv_in_kernel=3, conv_out_kernel=3),
 }
+# Only training, other hardware or keys that are themselves switched on by a key refused above.
+UNET_IGNORED = (
+    *("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads", "decay", "inv_gamma"),
+    *("min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"),
+)
 VAE: dict[str, Rule] = {
-    "_class_name": one_of("AutoencoderKL"),
-    "in_channels": whole(3, CHANNELS, "in_channels"),
-    "out_channels": whole(3, CHANNELS),
-    "latent_channels": whole(4, CHANNELS, "latent_channels"),
+    **fixed(_class_name="AutoencoderKL", in_channels=3, out_channels=3, latent_channels=4),
     "block_out_channels": widths(64),
     "down_block_types": blocks("DownEncoderBlock2D"),
     "up_block_types": blocks("UpDecoderBlock2D"),
-    "layers_per_block": whole(1, LAYERS_PER_BLOCK, "layers_per_block"),
-    "norm_num_groups": whole(32, WIDTH, "groups"),
-    "scaling_factor": real(0.18215, 1e-4, 1e4, "scaling"),
+    "layers_per_block": number(1, 1, LAYERS_PER_BLOCK, "layers_per_block"),
+    "norm_num_groups": number(32, 1, WIDTH, "groups"),
+    "scaling_factor": number(0.18215, 1e-4, 1e4, "scaling"),
     "act_fn": one_of("silu", "swish"),
-    "use_quant_conv": one_of(True),
-    "use_post_quant_conv": one_of(True),
-    "mid_block_add_attention": one_of(True),
-    "sample_size": IGNORED,
-    "force_upcast": IGNORED,
+    **fixed(use_quant_conv=True, use_post_quant_conv=True, mid_block_add_attention=True),
 }
+VAE_IGNORED = ("sample_size", "force_upcast")
 # All other keys are for generating text, or token ids, which are wrong in old files.
 TEXT: dict[str, Rule] = {
-    "model_type": one_of("clip_text_model"),
-    "hidden_act": one_of("quick_gelu"),
-    "vocab_size": one_of(VOCABULARY),
-    "max_position_embeddings": one_of(LENGTH),
-    "hidden_size": whole(512, WIDTH, "width"),
-    "intermediate_size": whole(2048, 4 * WIDTH, "mlp_width"),
-    "num_hidden_layers": whole(12, TEXT_LAYERS, "layers"),
-    "num_attention_heads": whole(8, WIDTH, "num_heads"),
-    "layer_norm_eps": real(1e-5, 0.0, 1.0, "eps"),
+    **fixed(model_type="clip_text_model", hidden_act="quick_gelu"),
+    **fixed(vocab_size=VOCABULARY, max_position_embeddings=LENGTH),
+    "hidden_size": number(512, 1, WIDTH, "width"),
+    "intermediate_size": number(2048, 1, 4 * WIDTH, "mlp_width"),
+    "num_hidden_layers": number(12, 1, TEXT_LAYERS, "layers"),
+    "num_attention_heads": number(8, 1, WIDTH, "num_heads"),
+    "layer_norm_eps": number(1e-5, 1e-12, 1.0, "eps"),
 }
 SCHEDULER: dict[str, Rule] = {
-    "prediction_type": one_of("epsilon"),
-    "num_train_timesteps": one_of(1000),
-    "beta_start": one_of(0.00085),
-    "beta_end": one_of(0.012),
-    "beta_schedule": one_of("scaled_linear"),
+    **fixed(prediction_type="epsilon", num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012),
+    **fixed(beta_schedule="scaled_linear", rescale_betas_zero_snr=False),
     "trained_betas": one_of(None, []),
-    "rescale_betas_zero_snr": one_of(False),
 }
 
 
@@ -176,7 +151,7 @@ def unet_config(place: str, raw: Mapping[str, Any]) -> UNetConfig:
 
     Raises CheckpointError for any architecture but that of Stable Diffusion 1.x, as do the others here.
     """
-    values = _read(place, raw, UNET)
+    values = _read(place, raw, UNET, UNET_IGNORED)
     down, up = values["down_block_types"], values["up_block_types"]
     attention = tuple(name != "DownBlock2D" for name in down)
     if tuple(name != "UpBlock2D" for name in reversed(up)) != attention:
@@ -188,15 +163,12 @@ def unet_config(place: str, raw: Mapping[str, Any]) -> UNetConfig:
 
 def vae_config(place: str, raw: Mapping[str, Any]) -> VAEConfig:
     """Read a VAE's ``config.json``."""
-    values = _read(place, raw, VAE)
-    if values["out_channels"] != values["in_channels"]:
-        raise CheckpointError(f"{place}in_channels and out_channels differ: not Stable Diffusion 1.x")
-    return VAEConfig(**_fields(values, VAE))
+    return VAEConfig(**_fields(_read(place, raw, VAE, VAE_IGNORED), VAE))
 
 
 def text_config(place: str, raw: Mapping[str, Any]) -> TextConfig:
     """Read a text encoder's ``config.json``."""
-    return TextConfig(**_fields(_read(place, raw, TEXT, closed=False), TEXT))
+    return TextConfig(**_fields(_read(place, raw, TEXT, raw), TEXT))
 
 
 def check_scheduler(path: Path) -> None:
@@ -204,32 +176,22 @@ def check_scheduler(path: Path) -> None:
     raw = read_json(path)
     if raw.get("prediction_type") == "v_prediction":
         raise refusal(path, V_PREDICTION)
-    _read(f"{path}: ", raw, SCHEDULER, closed=False)
+    _read(f"{path}: ", raw, SCHEDULER, raw)
 
 
 def check_fit(where: Path, config: ModelConfig) -> None:
-    """Raise CheckpointError if the three networks' widths and channels do not fit together."""
-    unet, vae, text = config.unet, config.vae, config.text
-    problem = ""
-    if text.width != unet.cross_attention_dim:
-        problem = f"the text encoder is {text.width} wide but the UNet's context {unet.cross_attention_dim}"
-    elif not unet.in_channels == unet.out_channels == vae.latent_channels:
-        ends = f"from {unet.in_channels} to {unet.out_channels} channels"
-        problem = f"the UNet goes {ends} but the VAE's latents have {vae.latent_channels}"
-    if problem:
+    """Raise CheckpointError if the text encoder is not as wide as the UNet's context."""
+    text, context = config.text.width, config.unet.cross_attention_dim
+    if text != context:
+        problem = f"the text encoder is {text} wide but the UNet's context {context}"
         raise CheckpointError(f"{where}: {problem}: the parts belong to different models")
-    if vae.in_channels != 3:
-        raise CheckpointError(f"{where}: the VAE's images have {vae.in_channels} channels: only RGB is supported")
-    if unet.block_out_channels[0] % 2:
-        width = unet.block_out_channels[0]
-        raise CheckpointError(f"{where}: the UNet's first width {width} is odd: not Stable Diffusion 1.x")
 
 
-def _read(place: str, raw: Mapping[str, Any], rules: Mapping[str, Rule], *, closed: bool = True) -> dict[str, Any]:
+def _read(place: str, raw: Mapping[str, Any], rules: Mapping[str, Rule], ignored: Collection[str]) -> dict[str, Any]:
     """The values under the keys of ``rules``, in our form; those without value or default are left out.
 
-    With ``closed``, keys that ``rules`` lacks must be off, which is null or false, unless they begin with ``_``. Every
-    level must have a block type, and groups and heads must divide the widths.
+    Keys that are neither there nor ``ignored`` must be off, which is null or false, unless they begin with ``_``.
+    Every level must have a block type, and groups and heads must divide the widths.
     """
     values = {}
     for key, rule in rules.items():
@@ -240,7 +202,8 @@ def _read(place: str, raw: Mapping[str, Any], rules: Mapping[str, Rule], *, clos
         if values[key] is None:
             raise CheckpointError(f"{place}{key} {shown(given)} is not supported: {rule.wanted}")
     for key, given in raw.items():
-        if closed and key not in rules and not key.startswith("_") and given is not None and given is not False:
+        known = key in rules or key in ignored or key.startswith("_")
+        if not known and given is not None and given is not False:
             named = f"{shown_name(key)} {shown(given)}"
             raise CheckpointError(f"{place}{named} is not supported: Stable Diffusion 1.x does not have it")
     sizes = values.get("block_out_channels", ())

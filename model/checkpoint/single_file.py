@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint.configs import check_fit, text_config, unet_config, vae_config
 from model.checkpoint.keys import (
@@ -20,12 +20,28 @@ from model.checkpoint.keys import (
 from model.checkpoint.load_state import Unfilled, build_networks, find_parameters, refuse_unknown
 from model.checkpoint.safetensors import CheckpointIndex, read_index
 from model.checkpoint.unsupported import refuse_other_tensors, refuse_other_unet
-from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import shown
 
 NETWORKS = {"UNet": UNET_PREFIX, "VAE": VAE_PREFIX, "text encoder": TEXT_PREFIX}
 HEAD_WIDTH = 64  # of every published CLIP text encoder
+
+# What a config.json would say: the tensor whose shape says it, and along which axis.
+UNET_SIZES = {
+    "in_channels": ("input_blocks.0.0.weight", 1),
+    "out_channels": ("out.2.weight", 0),
+    "cross_attention_dim": ("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
+}
+VAE_SIZES = {
+    "in_channels": ("encoder.conv_in.weight", 1),
+    "out_channels": ("decoder.conv_out.weight", 0),
+    "latent_channels": ("post_quant_conv.weight", 0),
+}
+TEXT_SIZES = {
+    "hidden_size": ("final_layer_norm.weight", 0),
+    "intermediate_size": ("encoder.layers.0.mlp.fc1.weight", 0),
+}
 
 
 def read_single_file(path: Path) -> Unfilled:
@@ -61,102 +77,67 @@ def read_single_file(path: Path) -> Unfilled:
 
 
 def config_of_shapes(index: CheckpointIndex) -> ModelConfig:
-    """Read the configuration off the tensors' shapes.
-
-    A network whose first layer is as wide as that of Stable Diffusion 1.5 is taken for it, so that what is missing
-    or misshaped is told tensor by tensor. What shapes do not show (heads, groups, eps) is as there.
+    """Read the configuration off the tensors' shapes. What they do not show (heads, groups, eps) is as in 1.5.
 
     Raises:
         CheckpointError: another model, or shapes that contradict each other.
     """
-    config = ModelConfig(unet=_unet(index), vae=_vae(index), text=_text(index))
+    unet = _sizes(index, UNET_PREFIX, UNET_SIZES)
+    refuse_other_unet(index.where, unet["in_channels"], unet["cross_attention_dim"])
+    levels, layers = _levels(index, f"{UNET_PREFIX}input_blocks.", ".0.op.weight", ".0.out_layers.3.weight")
+    blocks = [f"{UNET_PREFIX}input_blocks.{1 + level * (layers + 1)}" for level in range(levels)]
+    attention = [f"{block}.1.proj_in.weight" in index.entries for block in blocks]
+    unet |= {
+        "layers_per_block": layers,
+        "block_out_channels": [_size(index, f"{block}.0.out_layers.3.weight", 0) for block in blocks],
+        "down_block_types": ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attention)],
+    }
+    vae = _sizes(index, VAE_PREFIX, VAE_SIZES)
+    levels, layers = _levels(index, f"{VAE_PREFIX}encoder.down.", ".downsample.conv.weight", ".conv2.weight")
+    blocks = [f"{VAE_PREFIX}encoder.down.{level}.block.0.conv2.weight" for level in range(levels)]
+    vae |= {
+        "layers_per_block": layers,
+        "block_out_channels": [_size(index, block, 0) for block in blocks],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    # Files without text_model. in their names may still hold one key with it, position_ids.
+    prefix = f"{TEXT_PREFIX}text_model."
+    prefix = prefix if f"{prefix}final_layer_norm.weight" in index.entries else TEXT_PREFIX
+    text = _sizes(index, prefix, TEXT_SIZES)
+    text["num_hidden_layers"] = _count(index, f"{prefix}encoder.layers.", ".mlp.fc1.weight")
+    text["num_attention_heads"], rest = divmod(text["hidden_size"], HEAD_WIDTH)
+    if rest:
+        problem = f"its text encoder is {text['hidden_size']} wide, no multiple of {HEAD_WIDTH}, so not CLIP's"
+        raise CheckpointError(f"{index.where}: {problem}: give a full checkpoint")
+    config = ModelConfig(
+        unet=unet_config(f"{index.where}: the UNet's ", unet),
+        vae=vae_config(f"{index.where}: the VAE's ", vae),
+        text=text_config(f"{index.where}: the text encoder's ", text),
+    )
     check_fit(index.where, config)
     return config
 
 
-def _unet(index: CheckpointIndex) -> UNetConfig:
-    width, in_channels = _shape(index, UNET_PREFIX + "input_blocks.0.0.weight", 4)[:2]
-    contexts = [
-        entry.shape[1]
-        for key, entry in index.entries.items()
-        if key.startswith(UNET_PREFIX) and key.endswith("attn2.to_k.weight") and len(entry.shape) == 2
-    ]
-    context = max(contexts, default=SD15.unet.cross_attention_dim)
-    refuse_other_unet(index.where, in_channels, context)
-    if width == SD15.unet.block_out_channels[0]:
-        return SD15.unet
-    sizes, attention = [], []
-    layers, block, more = 0, 1, True
-    while more:
-        layers = _count(index, UNET_PREFIX + "input_blocks.{}.0.out_layers.3.weight", block)
-        if layers == 0:
-            raise CheckpointError(f"{index.where}: input_blocks.{block} of the UNet is missing: the file is incomplete")
-        sizes.append(_shape(index, f"{UNET_PREFIX}input_blocks.{block}.0.out_layers.3.weight", 4)[0])
-        attention.append(f"{UNET_PREFIX}input_blocks.{block}.1.proj_in.weight" in index.entries)
-        more = f"{UNET_PREFIX}input_blocks.{block + layers}.0.op.weight" in index.entries
-        block += layers + 1
-    raw = {
-        "in_channels": in_channels,
-        "out_channels": _shape(index, UNET_PREFIX + "out.2.weight", 4)[0],
-        "block_out_channels": sizes,
-        "down_block_types": ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention],
-        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attention)],
-        "layers_per_block": layers,
-        "cross_attention_dim": context,
-    }
-    return unet_config(f"{index.where}: the UNet's ", raw)
+def _sizes(index: CheckpointIndex, prefix: str, table: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    return {name: _size(index, prefix + key, axis) for name, (key, axis) in table.items()}
 
 
-def _vae(index: CheckpointIndex) -> VAEConfig:
-    width, in_channels = _shape(index, VAE_PREFIX + "encoder.conv_in.weight", 4)[:2]
-    if width == SD15.vae.block_out_channels[0]:
-        return SD15.vae
-    levels = _count(index, VAE_PREFIX + "encoder.down.{}.block.0.conv2.weight")
-    if levels == 0:
-        raise CheckpointError(f"{index.where}: encoder.down.0 of the VAE is missing: the file is incomplete")
-    shapes = [_shape(index, f"{VAE_PREFIX}encoder.down.{level}.block.0.conv2.weight", 4) for level in range(levels)]
-    raw = {
-        "in_channels": in_channels,
-        "out_channels": in_channels,
-        "latent_channels": _shape(index, VAE_PREFIX + "post_quant_conv.weight", 4)[0],
-        "block_out_channels": [shape[0] for shape in shapes],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": _count(index, VAE_PREFIX + "encoder.down.0.block.{}.conv2.weight"),
-    }
-    return vae_config(f"{index.where}: the VAE's ", raw)
-
-
-def _text(index: CheckpointIndex) -> TextConfig:
-    # Files without text_model. in their names may still hold one key with it, position_ids.
-    last = "final_layer_norm.weight"
-    prefix = f"{TEXT_PREFIX}text_model."
-    if prefix + last not in index.entries and TEXT_PREFIX + last in index.entries:
-        prefix = TEXT_PREFIX
-    width = _shape(index, prefix + last, 1)[0]
-    if width == SD15.text.width:
-        return SD15.text
-    layers = _count(index, prefix + "encoder.layers.{}.mlp.fc1.weight")
-    if layers == 0 or width % HEAD_WIDTH:
-        raise CheckpointError(f"{index.where}: its text encoder is not a CLIP text encoder: give a full checkpoint")
-    raw = {
-        "hidden_size": width,
-        "intermediate_size": _shape(index, f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0],
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // HEAD_WIDTH,
-    }
-    return text_config(f"{index.where}: the text encoder's ", raw)
-
-
-def _count(index: CheckpointIndex, key: str, first: int = 0) -> int:
-    """How many tensors there are whose names are ``key`` with ``first`` and the numbers after it."""
-    return next(number for number in count(first) if key.format(number) not in index.entries) - first
-
-
-def _shape(index: CheckpointIndex, key: str, dimensions: int) -> tuple[int, ...]:
+def _size(index: CheckpointIndex, key: str, axis: int) -> int:
     if key not in index.entries:
         raise CheckpointError(f"{index.where}: {key} is missing: the file is incomplete, download it again")
     shape = index.entries[key].shape
-    if len(shape) != dimensions:
-        raise CheckpointError(f"{index.where}: {key} has shape {shown(list(shape))}, not {dimensions} dimensions")
-    return shape
+    if len(shape) <= axis:
+        raise CheckpointError(f"{index.where}: {key} has shape {shown(list(shape))}: give an unmodified checkpoint")
+    return shape[axis]
+
+
+def _levels(index: CheckpointIndex, start: str, down: str, layer: str) -> tuple[int, int]:
+    """How many levels there are, between which lie tensors named ``down``, and layers in each, named ``layer``."""
+    levels = _count(index, start, down) + 1
+    return levels, round(_count(index, start, layer) / levels)
+
+
+def _count(index: CheckpointIndex, start: str, end: str) -> int:
+    return sum(key.startswith(start) and key.endswith(end) for key in index.entries)

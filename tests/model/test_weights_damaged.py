@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.model.checkpoints import WEIGHTS, edit_json, edit_tensors, refused
 
 INPUT = "model.diffusion_model.input_blocks.0.0.weight"
+CONTEXT = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -22,10 +23,11 @@ TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.w
     [
         ({INPUT: (32, 9, 3, 3)}, "an inpainting model"),
         ({INPUT: (32, 8, 3, 3)}, "InstructPix2Pix"),
-        ({TO_K: (32, 1024)}, "Stable Diffusion 2 "),
-        ({TO_K: (32, 2048)}, "Stable Diffusion XL "),
+        ({CONTEXT: (32, 1024)}, "Stable Diffusion 2 "),
+        ({CONTEXT: (32, 2048)}, "Stable Diffusion XL "),
         ({TO_K: (32, 63)}, f"{TO_K} has shape [32, 63] instead of [32, 64]"),
-        ({INPUT: (32, 4)}, f"{INPUT} has shape [32, 4], not 4 dimensions"),
+        ({INPUT: (32, 4)}, f"{INPUT} has shape [32, 4] instead of [32, 4, 3, 3]"),
+        ({INPUT: (32,)}, f"{INPUT} has shape [32]: give an unmodified checkpoint"),
         ({"first_stage_model.decoder.mid.attn_1.q.weight": (64, 64, 3, 3)}, "attn_1.q.weight has shape [64, 64, 3, 3]"),
         ({"strange.key": (1,)}, "unknown tensors (1: strange.key), not part of Stable Diffusion 1.x"),
         (
