@@ -10,7 +10,6 @@ from model.errors import CheckpointError
 from model.files import SMALL, read_start
 
 _SCOPE = "Stainloom runs Stable Diffusion 1.x only, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
-_ALONE = "(give the whole folder or a full checkpoint)"
 _NETWORKS = ("model.diffusion_model.", "first_stage_model.")
 
 
@@ -23,7 +22,6 @@ class Kind:
     starts: tuple[str, ...] = ()  # how tensors' names begin that a whole single file does not have
     entries: tuple[str, ...] = ()  # names in its folder
     pipelines: tuple[str, ...] = ()  # how its class begins in model_index.json
-    classes: tuple[str, ...] = ()  # its class in config.json
     contexts: tuple[int, ...] = ()  # the width of its UNet's context
     channels: tuple[int, ...] = ()  # the input channels of its UNet
 
@@ -37,21 +35,18 @@ KINDS = (
         names=(".lora_", "_lora.", "lora_unet_", "lora_te"),
         entries=("adapter_config.json", "pytorch_lora_weights.safetensors"),
     ),
-    Kind("a diffusion transformer (such as Stable Diffusion 3 or Flux), not a UNet", entries=("transformer",)),
+    Kind(
+        "a diffusion transformer (such as Stable Diffusion 3 or Flux), not a UNet",
+        names=("joint_blocks.", "double_blocks."),
+        entries=("transformer",),
+        pipelines=("StableDiffusion3", "Flux"),
+    ),
     Kind(
         "Stable Diffusion XL (it has two text encoders)",
         names=("conditioner.embedders.",),
         entries=("text_encoder_2",),
         pipelines=("StableDiffusionXL",),
         contexts=(2048,),
-    ),
-    Kind(
-        "Stable Diffusion 3 (a diffusion transformer with joint blocks, not a UNet)",
-        names=("joint_blocks.",),
-        pipelines=("StableDiffusion3",),
-    ),
-    Kind(
-        "Flux (a diffusion transformer with double blocks, not a UNet)", names=("double_blocks.",), pipelines=("Flux",)
     ),
     Kind("Stable Diffusion 2 (its text context is 1024 wide)", names=("cond_stage_model.model.",), contexts=(1024,)),
     Kind("a ControlNet, which only steers another model", names=("control_model.", "controlnet_")),
@@ -60,19 +55,8 @@ KINDS = (
     Kind("an inpainting model (its UNet takes 9 channels: latents, mask and masked image)", channels=(9,)),
     Kind("InstructPix2Pix (its UNet takes 8 channels: latents and an image to edit)", channels=(8,)),
     Kind(
-        f"a UNet alone, without text encoder and VAE {_ALONE}",
-        starts=("down_blocks.", "input_blocks."),
-        classes=("UNet2DConditionModel",),
-    ),
-    Kind(
-        f"a VAE alone, without UNet and text encoder {_ALONE}",
-        starts=("encoder.down", "decoder.up"),
-        classes=("AutoencoderKL",),
-    ),
-    Kind(
-        f"a text encoder alone, without UNet and VAE {_ALONE}",
-        starts=("text_model.", "embeddings."),
-        classes=("CLIPTextModel",),
+        "one network alone, a UNet, VAE or text encoder (give the whole folder or a full checkpoint)",
+        starts=("down_blocks.", "input_blocks.", "encoder.down", "decoder.up", "text_model.", "embeddings."),
     ),
 )
 

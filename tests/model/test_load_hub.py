@@ -111,8 +111,14 @@ def test_without_the_hub_the_cache_serves(
             unreachable,
             "not in the local Hugging Face cache, and the hub cannot be reached (HTTPError): run `hf download",
         ),
-        (refusing(RepositoryNotFoundError), "no such file or folder, and no such model on the hub: check the name"),
-        (refusing(GatedRepoError), "a gated model of the Hugging Face hub"),
+        (
+            refusing(RepositoryNotFoundError),
+            "no such file or folder, and no such model on the hub that you may read: check the name",
+        ),
+        (
+            refusing(GatedRepoError),
+            "no such file or folder, and no such model on the hub that you may read: check the name",
+        ),
     ],
 )
 def test_without_hub_and_cache_the_fix_is_told(

@@ -101,7 +101,7 @@ def test_clutter_never_stands_for_what_is_missing(
     ("key", "reason"),
     [
         ("conditioner.embedders.0.transformer.x", "Stable Diffusion XL"),
-        ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3"),
+        ("model.diffusion_model.joint_blocks.0.x", "a diffusion transformer"),
         ("cond_stage_model.model.ln_final.weight", "Stable Diffusion 2"),
         ("lora_unet_down_blocks_0.lora_down.weight", "a LoRA"),
         ("v_pred", "a v-prediction model"),

@@ -120,30 +120,15 @@ def test_a_source_that_can_be_nothing_is_refused_in_one_line(source: str, tmp_pa
     refusal(source)
 
 
-def test_a_folder_of_the_hub_cache_is_told_which_snapshot_to_give(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_the_hub_cache_is_told_which_id_to_give(folder: Path, tmp_path: Path) -> None:
     storage = tmp_path / "models--owner--name"
-    snapshots = storage / "snapshots"
-    snapshots.mkdir(parents=True)
-    assert "hf download owner/name" in refusal(storage)
-    folder.rename(snapshots / "abc")
-    for given in (storage, snapshots):
-        assert f"give its snapshot {snapshots / 'abc'}" in refusal(given)
-    (snapshots / "def").mkdir()
-    assert f"one of its 2 snapshots, such as {snapshots / 'abc'}" in refusal(storage)
-    (storage / "refs").mkdir()
-    (storage / "refs" / "main").write_text("def")
-    assert f"such as {snapshots / 'def'}" in refusal(storage)
-    assert "with 1 models: give an id, such as owner/name" in refusal(tmp_path)
-    model.load(snapshots / "abc")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_of_the_hub_cache_whose_reference_is_no_file(kind: str, tmp_path: Path) -> None:
-    storage = tmp_path / "models--owner--name"
-    for name in ("snapshots/abc", "snapshots/def", "refs"):
+    for name in ("snapshots", "refs", "blobs"):
         (storage / name).mkdir(parents=True)
-    replace_by(kind, storage / "refs" / "main")
-    assert "models--owner--name" in refusal(storage)
+    for given in (storage, storage / "snapshots", storage / "refs", storage / "blobs", tmp_path):
+        assert "a folder of the Hugging Face cache, not a model's own: give an id, such as owner/name" in refusal(given)
+    folder.rename(storage / "snapshots" / "abc")
+    assert "such as owner/name" in refusal(storage)
+    model.load(storage / "snapshots" / "abc")
 
 
 def test_a_file_cut_after_it_was_checked_is_refused(single: Path, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_other_schedules_are_refused(changes: dict, reason: str, folder: Path) -
     ("pipeline", "reason"),
     [
         ("StableDiffusionXLPipeline", "Stable Diffusion XL (it has two text encoders)"),
-        ("StableDiffusion3Pipeline", "Stable Diffusion 3 (a diffusion transformer"),
-        ("FluxPipeline", "Flux (a diffusion transformer"),
+        ("StableDiffusion3Pipeline", "a diffusion transformer (such as Stable Diffusion 3"),
+        ("FluxPipeline", "a diffusion transformer (such as Stable Diffusion 3 or Flux)"),
     ],
 )
 def test_other_pipelines_are_refused_by_name(pipeline: str, reason: str, folder: Path) -> None:
@@ -113,8 +113,8 @@ def test_parts_of_other_models_are_refused(entry: str, reason: str, folder: Path
     ("keys", "reason"),
     [
         (["conditioner.embedders.0.transformer.x"], "Stable Diffusion XL"),
-        (["model.diffusion_model.joint_blocks.0.x"], "Stable Diffusion 3"),
-        (["double_blocks.0.img_attn.proj.weight"], "Flux"),
+        (["model.diffusion_model.joint_blocks.0.x"], "a diffusion transformer"),
+        (["double_blocks.0.img_attn.proj.weight"], "a diffusion transformer"),
         (["cond_stage_model.model.ln_final.weight", "model.diffusion_model.x"], "Stable Diffusion 2"),
         (["control_model.input_blocks.0.0.weight"], "a ControlNet"),
         (["lora_unet_down_blocks_0.lora_down.weight"], "a LoRA"),
@@ -122,11 +122,11 @@ def test_parts_of_other_models_are_refused(entry: str, reason: str, folder: Path
         (["unet.x.lora_A.weight"], "a LoRA"),
         (["emb_params"], "a textual-inversion embedding"),
         (["v_pred", "model.diffusion_model.x"], "a v-prediction model"),
-        (["down_blocks.0.resnets.0.norm1.weight"], "a UNet alone"),
-        (["input_blocks.0.0.weight"], "a UNet alone"),
-        (["encoder.down_blocks.0.resnets.0.norm1.weight"], "a VAE alone"),
-        (["encoder.down.0.block.0.norm1.weight", "decoder.up.0.block.0.norm1.weight"], "a VAE alone"),
-        (["text_model.final_layer_norm.weight"], "a text encoder alone"),
+        (["down_blocks.0.resnets.0.norm1.weight"], "one network alone"),
+        (["input_blocks.0.0.weight"], "one network alone"),
+        (["encoder.down_blocks.0.resnets.0.norm1.weight"], "one network alone"),
+        (["encoder.down.0.block.0.norm1.weight", "decoder.up.0.block.0.norm1.weight"], "one network alone"),
+        (["text_model.final_layer_norm.weight"], "one network alone"),
         (["something.else"], "holds no UNet"),
     ],
 )
@@ -143,7 +143,7 @@ def test_v_prediction_in_the_metadata_is_refused(single: Path, tmp_path: Path) -
 def test_folder_with_pickles_alone_is_refused(folder: Path) -> None:
     (folder / WEIGHTS["vae"]).unlink()
     (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"anything")
-    assert "vae: holds only pickles (diffusion_pytorch_model.bin)" in refused(folder)
+    assert "vae: holds no diffusion_pytorch_model.safetensors, and pickles are never read" in refused(folder)
 
 
 def test_folder_without_a_weight_file_is_refused(folder: Path) -> None:
@@ -170,27 +170,24 @@ def test_broken_configurations_are_refused(content: str, reason: str, folder: Pa
     assert reason in refused(folder)
 
 
-def test_part_of_a_folder_is_told_from_the_whole(folder: Path) -> None:
-    assert "a UNet alone" in refused(folder / "unet")
-    assert "a VAE alone" in refused(folder / "vae")
-    assert "a text encoder alone" in refused(folder / "text_encoder")
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_part_of_a_folder_is_told_from_the_whole(part: str, folder: Path) -> None:
+    assert "unet/, vae/, text_encoder/ missing: give the whole folder" in refused(folder / part)
 
 
-def test_folders_with_something_else_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "the folder is empty" in refused(tmp_path / "empty")
-    (tmp_path / "file").mkdir()
-    save(tmp_path / "file" / "v1-5.safetensors", "x")
-    assert "it holds v1-5.safetensors: give the file itself" in refused(tmp_path / "file")
-    (tmp_path / "pickle").mkdir()
-    (tmp_path / "pickle" / "v1-5.ckpt").write_bytes(b"anything")
-    assert "holds only pickles (v1-5.ckpt)" in refused(tmp_path / "pickle")
-    (tmp_path / "lora").mkdir()
-    save(tmp_path / "lora" / "pytorch_lora_weights.safetensors", "x")
-    assert "a LoRA" in refused(tmp_path / "lora")
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.txt").write_text("x")
-    assert "unet/, vae/, text_encoder/ missing" in refused(tmp_path / "text")
+@pytest.mark.parametrize("name", ["", "v1-5.safetensors", "v1-5.ckpt", "notes.txt"])
+def test_folders_with_something_else_are_refused(name: str, tmp_path: Path) -> None:
+    if name:
+        (tmp_path / name).write_bytes(b"anything")
+    message = refused(tmp_path)
+    assert "unet/, vae/, text_encoder/ missing" in message
+    assert "or a single .safetensors file itself" in message
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_config.json"])
+def test_folder_of_a_lora_is_refused(name: str, tmp_path: Path) -> None:
+    save(tmp_path / name, "x")
+    assert "a LoRA" in refused(tmp_path)
 
 
 def test_another_vocabulary_is_refused(folder: Path) -> None:
@@ -198,18 +195,18 @@ def test_another_vocabulary_is_refused(folder: Path) -> None:
     (folder / "tokenizer").mkdir()
     vocabulary = folder / "tokenizer" / "vocab.json"
     vocabulary.write_text(json.dumps(tokenizer.vocabulary | {"<stain>": 49408}))
-    assert "vocab.json: not CLIP's vocabulary" in refused(folder)
+    assert "vocab.json: not of CLIP's tokenizer" in refused(folder)
     vocabulary.unlink()
     merges = folder / "tokenizer" / "merges.txt"
     merges.write_text("#version: 0.2\na b\n")
-    assert "merges.txt: not CLIP's table of merges" in refused(folder)
+    assert "merges.txt: not of CLIP's tokenizer" in refused(folder)
     merges.unlink()
     whole = folder / "tokenizer" / "tokenizer.json"
     whole.write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
-    assert "tokenizer.json: not CLIP's vocabulary" in refused(folder)
+    assert "tokenizer.json: not of CLIP's tokenizer" in refused(folder)
     whole.unlink()
     (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
-    assert "pads with '!'" in refused(folder)
+    assert "special_tokens_map.json: not of CLIP's tokenizer" in refused(folder)
 
 
 def test_paths_that_do_not_exist_are_told(tmp_path: Path) -> None:
