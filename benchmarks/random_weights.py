@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from model import StableDiffusion
-from model.checkpoint.load_state import build_empty
+from model.checkpoint.tensors import build_empty
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig
 from model.stable_diffusion import lay_out_for_gpu

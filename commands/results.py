@@ -17,7 +17,7 @@ from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
 from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
-from model.checkpoint.safetensors import CheckpointIndex, read_index
+from model.checkpoint.tensors import CheckpointIndex, read_index
 from model.errors import CheckpointError
 from model.files import exists, is_folder
 

@@ -6,13 +6,12 @@ for minutes, or not at all, before it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint.unsupported import V_PREDICTION, refusal
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.errors import CheckpointError
 from model.files import read_json, shown, shown_name
@@ -66,7 +65,7 @@ def number(default: float | None, lowest: float, largest: float, field: str = ""
     return Rule(default, read, f"it must be from {lowest} to {largest}{kind}", field)
 
 
-def per_level(default: tuple[Any, ...], accepts: Callable[[Any], bool], wanted: str, field: str = "") -> Rule:
+def per_level(*default: Any, accepts: Callable[[Any], bool], wanted: str, field: str = "") -> Rule:
     """A list with one item for each of at most `LEVELS` levels."""
 
     def read(value: Any) -> tuple[Any, ...] | None:
@@ -82,12 +81,12 @@ def widths(*default: int) -> Rule:
     def accepts(value: Any) -> bool:
         return _is_number(value, whole=True) and 1 <= value <= WIDTH and value % 2 == 0
 
-    return per_level(default, accepts, f"even numbers up to {WIDTH}", "block_out_channels")
+    return per_level(*default, accepts=accepts, wanted=f"even numbers up to {WIDTH}", field="block_out_channels")
 
 
 def blocks(*default: str) -> Rule:
     """The kinds of block that the levels have, which are those of ``default``."""
-    return per_level(default, default.__contains__, f"of {' and '.join(sorted(set(default)))}")
+    return per_level(*default, accepts=default.__contains__, wanted=f"of {' and '.join(sorted(set(default)))}")
 
 
 def _is_number(value: Any, whole: bool) -> bool:
@@ -146,45 +145,37 @@ SCHEDULER: dict[str, Rule] = {
 }
 
 
-def unet_config(place: str, raw: Mapping[str, Any]) -> UNetConfig:
-    """Read a UNet's ``config.json``. ``place``, the file, stands before the key in messages.
+def model_config(
+    where: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any], places: Sequence[str]
+) -> ModelConfig:
+    """Read what the three networks' ``config.json`` say. ``places`` stand before the keys in messages about each.
 
-    Raises CheckpointError for any architecture but that of Stable Diffusion 1.x, as do the others here.
+    Raises:
+        CheckpointError: an architecture other than that of Stable Diffusion 1.x, or networks that do not fit together.
     """
-    values = _read(place, raw, UNET, UNET_IGNORED)
+    values = _read(places[0], unet, UNET, UNET_IGNORED)
     down, up = values["down_block_types"], values["up_block_types"]
     attention = tuple(name != "DownBlock2D" for name in down)
     if tuple(name != "UpBlock2D" for name in reversed(up)) != attention:
         problem = f"up_block_types {list(up)} do not mirror down_block_types: not Stable Diffusion 1.x"
-        raise CheckpointError(place + problem)
+        raise CheckpointError(places[0] + problem)
     heads = values.get("num_attention_heads", values["attention_head_dim"])
-    return UNetConfig(**_fields(values, UNET), attention=attention, num_heads=heads)
-
-
-def vae_config(place: str, raw: Mapping[str, Any]) -> VAEConfig:
-    """Read a VAE's ``config.json``."""
-    return VAEConfig(**_fields(_read(place, raw, VAE, VAE_IGNORED), VAE))
-
-
-def text_config(place: str, raw: Mapping[str, Any]) -> TextConfig:
-    """Read a text encoder's ``config.json``."""
-    return TextConfig(**_fields(_read(place, raw, TEXT, raw), TEXT))
+    config = ModelConfig(
+        unet=UNetConfig(**_fields(values, UNET), attention=attention, num_heads=heads),
+        vae=VAEConfig(**_fields(_read(places[1], vae, VAE, VAE_IGNORED), VAE)),
+        text=TextConfig(**_fields(_read(places[2], text, TEXT, text), TEXT)),
+    )
+    width, context = config.text.width, config.unet.cross_attention_dim
+    if width != context:
+        problem = f"the text encoder is {width} wide but the UNet's context {context}"
+        raise CheckpointError(f"{where}: {problem}: the parts belong to different models")
+    return config
 
 
 def check_scheduler(path: Path) -> None:
     """Raise CheckpointError for another prediction or noise schedule than those of Stable Diffusion 1.x."""
     raw = read_json(path)
-    if raw.get("prediction_type") == "v_prediction":
-        raise refusal(path, V_PREDICTION)
     _read(f"{path}: ", raw, SCHEDULER, raw)
-
-
-def check_fit(where: Path, config: ModelConfig) -> None:
-    """Raise CheckpointError if the text encoder is not as wide as the UNet's context."""
-    text, context = config.text.width, config.unet.cross_attention_dim
-    if text != context:
-        problem = f"the text encoder is {text} wide but the UNet's context {context}"
-        raise CheckpointError(f"{where}: {problem}: the parts belong to different models")
 
 
 def _read(place: str, raw: Mapping[str, Any], rules: Mapping[str, Rule], ignored: Collection[str]) -> dict[str, Any]:

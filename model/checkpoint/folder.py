@@ -8,13 +8,19 @@ from pathlib import Path
 
 from torch import nn
 
-from model.checkpoint.configs import check_fit, check_scheduler, text_config, unet_config, vae_config
-from model.checkpoint.hub import refuse_cache
+from model.checkpoint.configs import check_scheduler, model_config
 from model.checkpoint.keys import TEXT_IGNORED, text_folder, vae_folder
-from model.checkpoint.load_state import Unfilled, abridge, build_networks, find_parameters, refuse_unknown
-from model.checkpoint.safetensors import CheckpointIndex, Entry, read_index
+from model.checkpoint.tensors import (
+    CheckpointIndex,
+    Entry,
+    Unfilled,
+    abridge,
+    build_networks,
+    find_parameters,
+    read_index,
+    refuse_unknown,
+)
 from model.checkpoint.unsupported import refuse, refuse_other_unet
-from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import exists, is_folder, names_in, read_json, read_small, shown
 from model.tokenizer import EOS, Tokenizer
@@ -35,24 +41,16 @@ def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
     files = [folder / part / "config.json" for part in WEIGHTS]
     unet, vae, text = (read_json(file) for file in files)
     refuse_other_unet(files[0], unet.get("in_channels"), unet.get("cross_attention_dim"))
-    config = ModelConfig(
-        unet=unet_config(f"{files[0]}: ", unet),
-        vae=vae_config(f"{files[1]}: ", vae),
-        text=text_config(f"{files[2]}: ", text),
-    )
-    check_fit(folder, config)
+    config = model_config(folder, unet, vae, text, [f"{file}: " for file in files])
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if exists(scheduler):
         check_scheduler(scheduler)
     _check_tokenizer(folder / "tokenizer", tokenizer)
     networks = build_networks(config)
-    names = [network.state_dict() for network in networks]
-    tables = (dict(zip(names[0], names[0], strict=True)), vae_folder(names[1]), text_folder(names[2]))
-    entries = [
-        _find_part(folder / part, network, table)
-        for part, network, table in zip(WEIGHTS, networks, tables, strict=True)
-    ]
-    return Unfilled(config, networks, entries)
+    unet_names, vae_names, text_names = (list(network.state_dict()) for network in networks)
+    tables = ({name: name for name in unet_names}, vae_folder(vae_names), text_folder(text_names))
+    parts = [folder / part for part in WEIGHTS]
+    return config, networks, list(map(_find_part, parts, networks, tables))
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
@@ -120,13 +118,9 @@ def _refuse_other_folders(folder: Path) -> None:
         refuse(folder, lambda kind: isinstance(pipeline, str) and pipeline.startswith(kind.pipelines))
     refuse(folder, lambda kind: any(name in inside for name in kind.entries))
     missing = [part for part in WEIGHTS if not is_folder(folder / part)]
-    if missing == list(WEIGHTS):
-        refuse_cache(folder, inside)
     if missing:
         parts = ", ".join(f"{part}/" for part in missing)
-        fix = (
-            "give the whole folder of a Stable Diffusion 1.x model in safetensors, or a single .safetensors file itself"
-        )
+        fix = "give a whole model's folder (in a Hugging Face cache, one in snapshots) or a .safetensors file"
         raise CheckpointError(f"{folder}: {parts} missing: {fix}")
 
 

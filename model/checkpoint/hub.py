@@ -10,7 +10,6 @@ from pathlib import Path
 from model.errors import CheckpointError
 
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
-_CACHED = "models--"  # how the names of cached models' folders begin
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -54,12 +53,3 @@ def fetch(repo: str, choose: Callable[[Sequence[str]], list[str]]) -> Path:
             reason = f"not in the local Hugging Face cache, and the hub cannot be reached ({type(error).__name__})"
             fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
         raise CheckpointError(f"{repo}: {reason}: {fix}") from error
-
-
-def refuse_cache(folder: Path, inside: Sequence[str]) -> None:
-    """Raise CheckpointError if ``folder``, with ``inside`` in it, is the Hugging Face cache or a part of it."""
-    for name in (folder.name, folder.parent.name, *inside):
-        if name.startswith(_CACHED):
-            repo = name.removeprefix(_CACHED).replace("--", "/", 1)
-            fix = f"give an id, such as {repo}, or the folder of one model in a folder snapshots"
-            raise CheckpointError(f"{folder}: a folder of the Hugging Face cache, not a model's own: {fix}")

@@ -44,7 +44,7 @@ UNET_INNER = {
     "conv_shortcut": ("skip_connection",),
 }
 # Single files that were made of diffusers' files carry its present and its old names, too: the published conversion
-# scripts rename one of the two and pass the other through.
+# scripts rename one of the two and pass the other through. Its old one comes last.
 VAE_INNER = {
     "conv_shortcut": ("nin_shortcut",),
     "group_norm": ("norm", "group_norm"),
@@ -54,12 +54,7 @@ VAE_INNER = {
     "to_out.0": ("proj_out", "to_out.0", "to_out", "proj_attn"),
 }
 VAE_FOLDER_PLACES = {place: place for place in VAE_PLACES if "attentions" in place}
-VAE_FOLDER_INNER = {
-    "to_q": ("to_q", "query"),
-    "to_k": ("to_k", "key"),
-    "to_v": ("to_v", "value"),
-    "to_out.0": ("to_out.0", "proj_attn"),
-}
+VAE_FOLDER_INNER = {ours: (ours, names[-1]) for ours, names in VAE_INNER.items()}
 
 TEXT_IGNORED = frozenset({"embeddings.position_ids", "text_model.embeddings.position_ids"})
 SINGLE_FILE_IGNORED = frozenset(

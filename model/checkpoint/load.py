@@ -8,8 +8,8 @@ import torch
 
 from model.checkpoint.folder import needed_files, read_folder
 from model.checkpoint.hub import fetch, is_hub_id
-from model.checkpoint.load_state import load_state
 from model.checkpoint.single_file import read_single_file
+from model.checkpoint.tensors import load_state
 from model.checkpoint.unsupported import PICKLE_SUFFIXES
 from model.errors import CheckpointError
 from model.files import exists, is_file, is_folder, shown_name
@@ -48,33 +48,31 @@ def load(
     tokenizer = Tokenizer()
     path, given = _path(source), shown_name(str(source))
     if is_file(path):
-        name, found = path.stem, read_single_file(path)
+        name, unfilled = path.stem, read_single_file(path)
     elif is_folder(path):
-        name, found = _own_name(path), read_folder(path, tokenizer)
-    elif exists(path):
-        raise CheckpointError(f"{given}: neither a file nor a folder: give a model's folder or .safetensors file")
-    elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES:
-        name, found = str(source), read_folder(fetch(str(source), needed_files), tokenizer)
+        name, unfilled = _own_name(path), read_folder(path, tokenizer)
+    elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES and not exists(path):
+        name, unfilled = str(source), read_folder(fetch(str(source), needed_files), tokenizer)
     else:
-        raise CheckpointError(f"{given}: no such file or folder, and no hub id of the form owner/name: check the path")
+        problem = "no such file or folder, and no hub id of the form owner/name"
+        raise CheckpointError(f"{given}: {problem}: give a model's folder, its .safetensors file or its hub id")
+    config, networks, found = unfilled
     target = torch.device(device)
-    for network, entries in zip(found.networks, found.entries, strict=True):
+    for network, entries in zip(networks, found, strict=True):
         load_state(network, entries, dtype=dtype, device=target)
-    unet, vae, text_encoder = found.networks
+    unet, vae, text_encoder = networks
     if target.type == "cuda":
         lay_out_for_gpu(unet, vae)
-    return StableDiffusion(unet, vae, text_encoder, tokenizer, found.config, name)
+    return StableDiffusion(unet, vae, text_encoder, tokenizer, config, name)
 
 
 def _path(source: str | Path) -> Path:
-    if str(source) == "":
-        raise CheckpointError(
-            "'': the path of the model is empty: give its folder, its .safetensors file or its hub id"
-        )
+    given = shown_name(str(source))
+    if not given:
+        raise CheckpointError("'': the path of the model is empty: give a folder, a .safetensors file or a hub id")
     try:
         return Path(source).expanduser()
     except (RuntimeError, ValueError) as error:
-        given = shown_name(str(source))
         raise CheckpointError(f"{given}: there is no such user's home folder: write the path in full") from error
 
 

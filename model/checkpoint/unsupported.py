@@ -10,7 +10,6 @@ from model.errors import CheckpointError
 from model.files import SMALL, read_start
 
 _SCOPE = "Stainloom runs Stable Diffusion 1.x only, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
-_NETWORKS = ("model.diffusion_model.", "first_stage_model.")
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class Kind:
 
     what: str
     names: tuple[str, ...] = ()  # pieces of tensors' names
-    starts: tuple[str, ...] = ()  # how tensors' names begin that a whole single file does not have
     entries: tuple[str, ...] = ()  # names in its folder
     pipelines: tuple[str, ...] = ()  # how its class begins in model_index.json
     contexts: tuple[int, ...] = ()  # the width of its UNet's context
@@ -54,10 +52,6 @@ KINDS = (
     V_PREDICTION,
     Kind("an inpainting model (its UNet takes 9 channels: latents, mask and masked image)", channels=(9,)),
     Kind("InstructPix2Pix (its UNet takes 8 channels: latents and an image to edit)", channels=(8,)),
-    Kind(
-        "one network alone, a UNet, VAE or text encoder (give the whole folder or a full checkpoint)",
-        starts=("down_blocks.", "input_blocks.", "encoder.down", "decoder.up", "text_model.", "embeddings."),
-    ),
 )
 
 PICKLE_SUFFIXES = frozenset({".ckpt", ".bin", ".pt", ".pth", ".pkl"})
@@ -91,8 +85,6 @@ def refuse_other_tensors(where: Path, keys: Collection[str], metadata: Mapping[s
     refuse(where, lambda kind: any(name in key for name in kind.names for key in keys))
     if metadata.get("modelspec.prediction_type") == "v":
         raise refusal(where, V_PREDICTION)
-    if not any(key.startswith(_NETWORKS) for key in keys):
-        refuse(where, lambda kind: any(key.startswith(kind.starts) for key in keys))
 
 
 def refuse_other_unet(where: Path, in_channels: object, cross_attention_dim: object) -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import model
-from model.checkpoint.load_state import build_empty
+from model.checkpoint.tensors import build_empty
 from model.clip import TextEncoder
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.tokenizer import Tokenizer

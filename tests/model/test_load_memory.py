@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoint.load_state import build_empty
+from model.checkpoint.tensors import build_empty
 from model.clip import TextEncoder
 from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.unet import UNet

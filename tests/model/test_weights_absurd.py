@@ -129,13 +129,11 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 ABSURD_SHAPES = {
     "UNet's width": {f"{UNET}input_blocks.1.0.out_layers.3.weight": (32 * 10**7, 0, 3, 3)},
     "UNet's context": {f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight": (0, 10**9)},
-    "UNet's channels": {f"{UNET}out.2.weight": (10**9, 0, 3, 3)},
     "UNet's layers": {f"{UNET}input_blocks.{n}.0.out_layers.3.weight": (32, 0, 3, 3) for n in range(12, 1000)},
     "UNet's levels": {
         f"{UNET}input_blocks.{n}.0.{'out_layers.3' if n % 2 else 'op'}.weight": (32, 0, 3, 3) for n in range(12, 1000)
     },
     "VAE's width": {f"{VAE}encoder.down.0.block.0.conv2.weight": (32 * 10**9, 0, 3, 3)},
-    "VAE's channels": {f"{VAE}post_quant_conv.weight": (10**9, 0, 1, 1)},
     "VAE's layers": {f"{VAE}encoder.down.0.block.{n}.conv2.weight": (32, 0, 3, 3) for n in range(2, 1000)},
     "VAE's levels": {f"{VAE}encoder.down.{n}.block.0.conv2.weight": (32, 0, 3, 3) for n in range(4, 1000)},
     "text encoder's width": {f"{TEXT}final_layer_norm.weight": (64 * 1000,)},

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.model.checkpoints import WEIGHTS, edit_json, edit_tensors, refused
 
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 CONTEXT = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -29,6 +30,10 @@ TO_K = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.w
         ({INPUT: (32, 4)}, f"{INPUT} has shape [32, 4] instead of [32, 4, 3, 3]"),
         ({INPUT: (32,)}, f"{INPUT} has shape [32]: give an unmodified checkpoint"),
         ({"first_stage_model.decoder.mid.attn_1.q.weight": (64, 64, 3, 3)}, "attn_1.q.weight has shape [64, 64, 3, 3]"),
+        ({f"{UNET}out.2.weight": (10**9, 0, 3, 3)}, "out.2.weight has shape [1000000000, 0, 3, 3] instead of"),
+        ({f"{VAE}post_quant_conv.weight": (16, 16, 1, 1)}, "post_quant_conv.weight has shape [16, 16, 1, 1] instead"),
+        ({f"{VAE}encoder.conv_in.weight": (32, 4, 3, 3)}, "encoder.conv_in.weight has shape [32, 4, 3, 3] instead of"),
+        ({f"{TEXT}final_layer_norm.weight": (96,)}, "num_attention_heads 1.5 is not supported"),
         ({"strange.key": (1,)}, "unknown tensors (1: strange.key), not part of Stable Diffusion 1.x"),
         (
             {f"model_ema.x{number}": (1,) for number in range(5)},

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model
-from model.checkpoint.safetensors import read_index, read_tensors
+from model.checkpoint.tensors import read_index, read_tensors
 from tests.model.checkpoints import WEIGHTS, refusal
 from tests.model.no_files import KINDS, replace_by
 
@@ -120,14 +120,12 @@ def test_a_source_that_can_be_nothing_is_refused_in_one_line(source: str, tmp_pa
     refusal(source)
 
 
-def test_a_folder_of_the_hub_cache_is_told_which_id_to_give(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_the_hub_cache_is_told_that_a_snapshot_is_wanted(folder: Path, tmp_path: Path) -> None:
     storage = tmp_path / "models--owner--name"
-    for name in ("snapshots", "refs", "blobs"):
-        (storage / name).mkdir(parents=True)
-    for given in (storage, storage / "snapshots", storage / "refs", storage / "blobs", tmp_path):
-        assert "a folder of the Hugging Face cache, not a model's own: give an id, such as owner/name" in refusal(given)
+    (storage / "snapshots").mkdir(parents=True)
+    for given in (storage, storage / "snapshots", tmp_path):
+        assert "(in a Hugging Face cache, one in snapshots)" in refusal(given)
     folder.rename(storage / "snapshots" / "abc")
-    assert "such as owner/name" in refusal(storage)
     model.load(storage / "snapshots" / "abc")
 
 

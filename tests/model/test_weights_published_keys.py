@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from model.checkpoint.keys import SINGLE_FILE_IGNORED, ema_name, text_folder, unet_original, vae_original
-from model.checkpoint.load_state import build_empty, build_networks, find_parameters, refuse_unknown
-from model.checkpoint.safetensors import CheckpointIndex, Entry
 from model.checkpoint.single_file import config_of_shapes
+from model.checkpoint.tensors import (
+    CheckpointIndex,
+    Entry,
+    build_empty,
+    build_networks,
+    find_parameters,
+    refuse_unknown,
+)
 from model.config import SD15
 from model.unet import UNet
 from model.vae import VAE

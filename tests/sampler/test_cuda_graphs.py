@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from kernels import cross_image_attention, group_norm, masked_adain
 from model import StableDiffusion
-from model.checkpoint.load_state import build_empty
+from model.checkpoint.tensors import build_empty
 from model.clip import TextEncoder
 from model.tokenizer import Tokenizer
 from model.unet import UNet

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import StableDiffusion
-from model.checkpoint.load_state import build_empty
+from model.checkpoint.tensors import build_empty
 from model.clip import TextEncoder
 from model.config import SD15
 from model.tokenizer import Tokenizer
