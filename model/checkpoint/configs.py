@@ -65,28 +65,22 @@ def number(default: float | None, lowest: float, largest: float, field: str = ""
     return Rule(default, read, f"it must be from {lowest} to {largest}{kind}", field)
 
 
-def per_level(*default: Any, accepts: Callable[[Any], bool], wanted: str, field: str = "") -> Rule:
-    """A list with one item for each of at most `LEVELS` levels."""
+def per_level(*default: Any, field: str = "") -> Rule:
+    """A list with one item for each of at most `LEVELS` levels: names that ``default`` has, too, or even widths.
+
+    The embedding of the time step wants the first width even; all published ones are.
+    """
+    named = isinstance(default[0], str)
+
+    def accepts(item: Any) -> bool:
+        return item in default if named else _is_number(item, whole=True) and 1 < item <= WIDTH and item % 2 == 0
 
     def read(value: Any) -> tuple[Any, ...] | None:
         fits = isinstance(value, list | tuple) and 1 <= len(value) <= LEVELS and all(map(accepts, value))
         return tuple(value) if fits else None
 
-    return Rule(default, read, f"it must be from 1 to {LEVELS} {wanted}", field)
-
-
-def widths(*default: int) -> Rule:
-    """The widths of the levels. The embedding of the time step wants the first even; all published ones are."""
-
-    def accepts(value: Any) -> bool:
-        return _is_number(value, whole=True) and 1 <= value <= WIDTH and value % 2 == 0
-
-    return per_level(*default, accepts=accepts, wanted=f"even numbers up to {WIDTH}", field="block_out_channels")
-
-
-def blocks(*default: str) -> Rule:
-    """The kinds of block that the levels have, which are those of ``default``."""
-    return per_level(*default, accepts=default.__contains__, wanted=f"of {' and '.join(sorted(set(default)))}")
+    items = f"of {' and '.join(sorted(set(default)))}" if named else f"even numbers up to {WIDTH}"
+    return Rule(default, read, f"it must be from 1 to {LEVELS} {items}", field)
 
 
 def _is_number(value: Any, whole: bool) -> bool:
@@ -95,9 +89,9 @@ def _is_number(value: Any, whole: bool) -> bool:
 
 UNET: dict[str, Rule] = {
     **fixed(_class_name="UNet2DConditionModel", in_channels=4, out_channels=4),
-    "block_out_channels": widths(320, 640, 1280, 1280),
-    "down_block_types": blocks(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-    "up_block_types": blocks("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+    "block_out_channels": per_level(320, 640, 1280, 1280, field="block_out_channels"),
+    "down_block_types": per_level(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
+    "up_block_types": per_level("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
     "layers_per_block": number(2, 1, LAYERS_PER_BLOCK, "layers_per_block"),
     "cross_attention_dim": number(1280, 1, WIDTH, "cross_attention_dim"),
     "norm_num_groups": number(32, 1, WIDTH, "groups"),
@@ -118,9 +112,9 @@ UNET_IGNORED = (
 )
 VAE: dict[str, Rule] = {
     **fixed(_class_name="AutoencoderKL", in_channels=3, out_channels=3, latent_channels=4),
-    "block_out_channels": widths(64),
-    "down_block_types": blocks("DownEncoderBlock2D"),
-    "up_block_types": blocks("UpDecoderBlock2D"),
+    "block_out_channels": per_level(64, field="block_out_channels"),
+    "down_block_types": per_level("DownEncoderBlock2D"),
+    "up_block_types": per_level("UpDecoderBlock2D"),
     "layers_per_block": number(1, 1, LAYERS_PER_BLOCK, "layers_per_block"),
     "norm_num_groups": number(32, 1, WIDTH, "groups"),
     "scaling_factor": number(0.18215, 1e-4, 1e4, "scaling"),

@@ -8,19 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
+from model.checkpoint import tensors
 from model.checkpoint.configs import check_scheduler, model_config
 from model.checkpoint.keys import TEXT_IGNORED, text_folder, vae_folder
-from model.checkpoint.tensors import (
-    CheckpointIndex,
-    Entry,
-    Unfilled,
-    abridge,
-    build_networks,
-    find_parameters,
-    read_index,
-    refuse_unknown,
-)
-from model.checkpoint.unsupported import refuse, refuse_other_unet
+from model.checkpoint.unsupported import refuse_others
 from model.errors import CheckpointError
 from model.files import exists, is_folder, names_in, read_json, read_small, shown
 from model.tokenizer import EOS, Tokenizer
@@ -31,7 +22,7 @@ SMALL_FILES = re.compile(r"model_index\.json|(unet|vae|text_encoder|scheduler|to
 VARIANTS = ("", ".fp16", ".non_ema")
 
 
-def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
+def read_folder(folder: Path, tokenizer: Tokenizer) -> tensors.Unfilled:
     """Find everything in a diffusers folder and check it, without reading the tensors.
 
     Raises:
@@ -40,13 +31,13 @@ def read_folder(folder: Path, tokenizer: Tokenizer) -> Unfilled:
     _refuse_other_folders(folder)
     files = [folder / part / "config.json" for part in WEIGHTS]
     unet, vae, text = (read_json(file) for file in files)
-    refuse_other_unet(files[0], unet.get("in_channels"), unet.get("cross_attention_dim"))
+    refuse_others(files[0], channels=unet.get("in_channels"), context=unet.get("cross_attention_dim"))
     config = model_config(folder, unet, vae, text, [f"{file}: " for file in files])
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if exists(scheduler):
         check_scheduler(scheduler)
     _check_tokenizer(folder / "tokenizer", tokenizer)
-    networks = build_networks(config)
+    networks = tensors.build_networks(config)
     unet_names, vae_names, text_names = (list(network.state_dict()) for network in networks)
     tables = ({name: name for name in unet_names}, vae_folder(vae_names), text_folder(text_names))
     parts = [folder / part for part in WEIGHTS]
@@ -83,40 +74,38 @@ def choose_weights(part: str, names: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _find_part(part: Path, network: nn.Module, names: dict[str, str]) -> dict[str, Entry]:
+def _find_part(part: Path, network: nn.Module, names: dict[str, str]) -> dict[str, tensors.Entry]:
     chosen, _ = choose_weights(part.name, names_in(part))
     if not chosen:
         problem = f"holds no {WEIGHTS[part.name]}.safetensors, and pickles are never read, since they can run any code"
         raise CheckpointError(f"{part}: {problem}: take a whole copy of the model in safetensors")
     path = part / chosen
-    index = _read_shards(path) if path.suffix == ".json" else read_index(path)
-    refuse_unknown(index, names.keys() | (TEXT_IGNORED if part.name == "text_encoder" else set()))
-    return find_parameters(index, part.name.replace("_", " "), network, names)
+    index = _read_shards(path) if path.suffix == ".json" else tensors.read_index(path)
+    tensors.refuse_unknown(index, names.keys() | (TEXT_IGNORED if part.name == "text_encoder" else set()))
+    return tensors.find_parameters(index, part.name.replace("_", " "), network, names)
 
 
-def _read_shards(path: Path) -> CheckpointIndex:
+def _read_shards(path: Path) -> tensors.CheckpointIndex:
     shard_of = read_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         raise CheckpointError(f"{path}: has no weight_map of file names: download it again")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, tensors.Entry] = {}
     for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(f"{path}: names {shown(shard)}, which is not a file beside it: download it again")
-        index = read_index(path.parent / shard)
+        index = tensors.read_index(path.parent / shard)
         odd = sorted(index.entries.keys() ^ {key for key, name in shard_of.items() if name == shard})
         if odd:
-            problem = f"does not hold what {path.name} says ({abridge(odd)})"
+            problem = f"does not hold what {path.name} says ({tensors.abridge(odd)})"
             raise CheckpointError(f"{index.where}: {problem}: download both again")
         entries |= index.entries
-    return CheckpointIndex(path, entries, {})
+    return tensors.CheckpointIndex(path, entries, {})
 
 
 def _refuse_other_folders(folder: Path) -> None:
     inside = names_in(folder)
-    if "model_index.json" in inside:
-        pipeline = read_json(folder / "model_index.json").get("_class_name")
-        refuse(folder, lambda kind: isinstance(pipeline, str) and pipeline.startswith(kind.pipelines))
-    refuse(folder, lambda kind: any(name in inside for name in kind.entries))
+    index = read_json(folder / "model_index.json") if "model_index.json" in inside else {}
+    refuse_others(folder, entries=inside, pipeline=index.get("_class_name"))
     missing = [part for part in WEIGHTS if not is_folder(folder / part)]
     if missing:
         parts = ", ".join(f"{part}/" for part in missing)

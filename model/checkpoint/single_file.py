@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.checkpoint import keys
+from model.checkpoint import keys, tensors
 from model.checkpoint.configs import model_config
-from model.checkpoint.tensors import (
-    CheckpointIndex,
-    Unfilled,
-    build_networks,
-    find_parameters,
-    read_index,
-    refuse_unknown,
-)
-from model.checkpoint.unsupported import refuse_other_tensors, refuse_other_unet
+from model.checkpoint.unsupported import refuse_others
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import shown
@@ -23,7 +15,7 @@ NETWORKS = {"UNet": keys.UNET_PREFIX, "VAE": keys.VAE_PREFIX, "text encoder": ke
 HEAD_WIDTH = 64  # of every published CLIP text encoder
 
 
-def read_single_file(path: Path) -> Unfilled:
+def read_single_file(path: Path) -> tensors.Unfilled:
     """Find everything in a single file and check it, without reading the tensors.
 
     Of the UNet the plain weights are taken; a moving average (EMA) beside them is passed over.
@@ -31,17 +23,17 @@ def read_single_file(path: Path) -> Unfilled:
     Raises:
         CheckpointError: the file is not a complete Stable Diffusion 1.x model in safetensors.
     """
-    index = read_index(path)
+    index = tensors.read_index(path)
     kept = {key: entry for key, entry in index.entries.items() if not key.startswith(keys.SINGLE_FILE_CLUTTER)}
-    index = CheckpointIndex(path, kept, index.metadata)
-    refuse_other_tensors(path, index.entries, index.metadata)
+    index = tensors.CheckpointIndex(path, kept, index.metadata)
+    refuse_others(path, names=kept, prediction=index.metadata.get("modelspec.prediction_type"))
     for what, prefix in NETWORKS.items():
         if not any(key.startswith(prefix) for key in index.entries):
             raise CheckpointError(
                 f"{path}: holds no {what} (no tensor named {prefix}…): give a full checkpoint or a folder"
             )
     config = config_of_shapes(index)
-    networks = build_networks(config)
+    networks = tensors.build_networks(config)
     unet, vae, text = (network.state_dict() for network in networks)
     originals = keys.unet_original(config.unet, unet)
     tables = (originals, keys.vae_original(config.vae, vae), keys.text_folder(text))
@@ -49,12 +41,12 @@ def read_single_file(path: Path) -> Unfilled:
         {prefix + key: name for key, name in table.items()}
         for prefix, table in zip(NETWORKS.values(), tables, strict=True)
     ]
-    refuse_unknown(index, keys.SINGLE_FILE_IGNORED.union(map(keys.ema_name, originals), *names))
-    found = [find_parameters(index, *each) for each in zip(NETWORKS, networks, names, strict=True)]
+    tensors.refuse_unknown(index, keys.SINGLE_FILE_IGNORED.union(map(keys.ema_name, originals), *names))
+    found = [tensors.find_parameters(index, *each) for each in zip(NETWORKS, networks, names, strict=True)]
     return config, networks, found
 
 
-def config_of_shapes(index: CheckpointIndex) -> ModelConfig:
+def config_of_shapes(index: tensors.CheckpointIndex) -> ModelConfig:
     """Read the configuration off the tensors' shapes. What they do not show (heads, groups, eps) is as in 1.5.
 
     Raises:
@@ -63,7 +55,7 @@ def config_of_shapes(index: CheckpointIndex) -> ModelConfig:
     prefix = f"{keys.UNET_PREFIX}input_blocks."
     in_channels = _size(index, f"{prefix}0.0.weight", 1)
     context = _size(index, f"{keys.UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
-    refuse_other_unet(index.where, in_channels, context)
+    refuse_others(index.where, channels=in_channels, context=context)
     levels, layers = _levels(index, prefix, ".0.op.weight", ".0.out_layers.3.weight")
     blocks = [f"{prefix}{1 + level * (layers + 1)}" for level in range(levels)]
     attention = [f"{block}.1.proj_in.weight" in index.entries for block in blocks]
@@ -96,7 +88,7 @@ def config_of_shapes(index: CheckpointIndex) -> ModelConfig:
     return model_config(index.where, unet, vae, text, [f"{index.where}: the {what}'s " for what in NETWORKS])
 
 
-def _size(index: CheckpointIndex, key: str, axis: int) -> int:
+def _size(index: tensors.CheckpointIndex, key: str, axis: int) -> int:
     if key not in index.entries:
         raise CheckpointError(f"{index.where}: {key} is missing: the file is incomplete, download it again")
     shape = index.entries[key].shape
@@ -105,11 +97,11 @@ def _size(index: CheckpointIndex, key: str, axis: int) -> int:
     return shape[axis]
 
 
-def _levels(index: CheckpointIndex, start: str, down: str, layer: str) -> tuple[int, int]:
+def _levels(index: tensors.CheckpointIndex, start: str, down: str, layer: str) -> tuple[int, int]:
     """How many levels there are, between which lie tensors named ``down``, and layers in each, named ``layer``."""
     levels = _count(index, start, down) + 1
     return levels, round(_count(index, start, layer) / levels)
 
 
-def _count(index: CheckpointIndex, start: str, end: str) -> int:
+def _count(index: tensors.CheckpointIndex, start: str, end: str) -> int:
     return sum(key.startswith(start) and key.endswith(end) for key in index.entries)

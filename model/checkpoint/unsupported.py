@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,8 @@ class Kind:
     pipelines: tuple[str, ...] = ()  # how its class begins in model_index.json
     contexts: tuple[int, ...] = ()  # the width of its UNet's context
     channels: tuple[int, ...] = ()  # the input channels of its UNet
+    predictions: tuple[str, ...] = ()  # what a single file's metadata say of it
 
-
-V_PREDICTION = Kind("a v-prediction model (its UNet predicts velocity, not noise)", names=("v_pred",))
 
 # Looked through in this order.
 KINDS = (
@@ -49,7 +48,7 @@ KINDS = (
     Kind("Stable Diffusion 2 (its text context is 1024 wide)", names=("cond_stage_model.model.",), contexts=(1024,)),
     Kind("a ControlNet, which only steers another model", names=("control_model.", "controlnet_")),
     Kind("a textual-inversion embedding, which only adds a word to another model", names=("emb_params",)),
-    V_PREDICTION,
+    Kind("a v-prediction model (its UNet predicts velocity, not noise)", names=("v_pred",), predictions=("v",)),
     Kind("an inpainting model (its UNet takes 9 channels: latents, mask and masked image)", channels=(9,)),
     Kind("InstructPix2Pix (its UNet takes 8 channels: latents and an image to edit)", channels=(8,)),
 )
@@ -68,28 +67,27 @@ FORMATS = (
 )
 
 
-def refusal(where: Path, kind: Kind) -> CheckpointError:
-    """The error that says that the model at ``where`` is of another ``kind``, and what would do."""
-    return CheckpointError(f"{where}: this is {kind.what}; {_SCOPE}")
-
-
-def refuse(where: Path, is_it: Callable[[Kind], bool]) -> None:
-    """Raise CheckpointError for the first kind of model that ``is_it``."""
+def refuse_others(
+    where: Path,
+    *,
+    names: Collection[str] = (),
+    entries: Collection[str] = (),
+    pipeline: object = None,
+    context: object = None,
+    channels: object = None,
+    prediction: object = None,
+) -> None:
+    """Raise CheckpointError if what is known of the model at ``where`` gives it away as one of `KINDS`."""
     for kind in KINDS:
-        if is_it(kind):
-            raise refusal(where, kind)
-
-
-def refuse_other_tensors(where: Path, keys: Collection[str], metadata: Mapping[str, str]) -> None:
-    """Raise CheckpointError if the tensors' names in a single file are those of another kind of model."""
-    refuse(where, lambda kind: any(name in key for name in kind.names for key in keys))
-    if metadata.get("modelspec.prediction_type") == "v":
-        raise refusal(where, V_PREDICTION)
-
-
-def refuse_other_unet(where: Path, in_channels: object, cross_attention_dim: object) -> None:
-    """Raise CheckpointError if a UNet's input channels or context width are those of another kind of model."""
-    refuse(where, lambda kind: cross_attention_dim in kind.contexts or in_channels in kind.channels)
+        if (
+            any(piece in name for piece in kind.names for name in names)
+            or any(entry in kind.entries for entry in entries)
+            or (isinstance(pipeline, str) and pipeline.startswith(kind.pipelines))
+            or context in kind.contexts
+            or channels in kind.channels
+            or prediction in kind.predictions
+        ):
+            raise CheckpointError(f"{where}: this is {kind.what}; {_SCOPE}")
 
 
 def refuse_other_format(path: Path) -> None:

@@ -119,7 +119,7 @@ ABSURD = [
 def test_absurd_numbers_in_configurations_are_refused_by_name_before_anything_is_built(
     part: str, changes: dict[str, object], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.checkpoint.folder.build_networks", unwanted)
+    monkeypatch.setattr("model.checkpoint.tensors.build_networks", unwanted)
     edit_json(folder / part / "config.json", **changes)
     assert any(name in refusal(folder) for name in changes)
 
@@ -146,7 +146,7 @@ ABSURD_SHAPES = {
 def test_absurd_shapes_in_single_files_are_refused_before_anything_is_built(
     what: str, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.checkpoint.single_file.build_networks", unwanted)
+    monkeypatch.setattr("model.checkpoint.tensors.build_networks", unwanted)
     path = tmp_path / "absurd.safetensors"
     save_file(load_file(single) | {key: torch.zeros(shape) for key, shape in ABSURD_SHAPES[what].items()}, path)
     assert re.search("is not supported: |is missing: ", refused(path))
