@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from model.checkpoint.unsupported import refuse_others
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.errors import CheckpointError
 from model.files import read_json, shown, shown_name
@@ -169,6 +170,7 @@ def model_config(
 def check_scheduler(path: Path) -> None:
     """Raise CheckpointError for another prediction or noise schedule than those of Stable Diffusion 1.x."""
     raw = read_json(path)
+    refuse_others(path, prediction=raw.get("prediction_type"))
     _read(f"{path}: ", raw, SCHEDULER, raw)
 
 

@@ -1,13 +1,14 @@
-"""Loading published Stable Diffusion 1.x weights, as people have them."""
+"""Loading published Stable Diffusion 1.x weights, as people have them: a path, or an id on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import errno
+import re
 from pathlib import Path
 
 import torch
 
 from model.checkpoint.folder import needed_files, read_folder
-from model.checkpoint.hub import fetch, is_hub_id
 from model.checkpoint.single_file import read_single_file
 from model.checkpoint.tensors import load_state
 from model.checkpoint.unsupported import PICKLE_SUFFIXES
@@ -17,6 +18,8 @@ from model.stable_diffusion import StableDiffusion, lay_out_for_gpu
 from model.tokenizer import Tokenizer
 
 FILE_SUFFIXES = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -48,8 +51,8 @@ def load(
         name, unfilled = path.stem, read_single_file(path)
     elif is_folder(path):
         name, unfilled = _own_name(path), read_folder(path, tokenizer)
-    elif is_hub_id(str(source)) and path.suffix.lower() not in FILE_SUFFIXES and not exists(path):
-        name, unfilled = str(source), read_folder(fetch(str(source), needed_files), tokenizer)
+    elif HUB_ID.fullmatch(str(source)) and path.suffix.lower() not in FILE_SUFFIXES and not exists(path):
+        name, unfilled = str(source), read_folder(_fetch(str(source)), tokenizer)
     else:
         problem = "no such file or folder, and no hub id of the form owner/name"
         raise CheckpointError(f"{given}: {problem}: give a model's folder, its .safetensors file or its hub id")
@@ -79,3 +82,33 @@ def _own_name(folder: Path) -> str:
         return folder.resolve().name
     except (OSError, RuntimeError):  # the folder that the program runs in may be gone
         return folder.name
+
+
+def _fetch(repo: str) -> Path:
+    """Bring a model's files into the local Hugging Face cache and return their folder.
+
+    Downloads what is not yet there; if the hub cannot be reached, or ``HF_HUB_OFFLINE`` is set, takes what is cached.
+    """
+    # Imported here: importing this module must not cost the start of a network client.
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        names = HfApi().list_repo_files(repo)
+        return Path(snapshot_download(repo, allow_patterns=needed_files(names)))
+    except Exception as error:  # whatever a network client meets: no connection, a proxy's own page, an odd address
+        if isinstance(error, HFValidationError):
+            reason = "no such file or folder, and no hub id owner/name of ASCII letters, digits and single . - _ inside"
+            fix = "check the path"
+        elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            reason = f"cannot be written to the Hugging Face cache ({error.strerror})"
+            fix = "free some space, or set HF_HOME to a folder on another disk"
+        elif isinstance(cached := try_to_load_from_cache(repo, "model_index.json"), str):
+            return Path(cached).parent
+        elif isinstance(error, RepositoryNotFoundError):
+            reason = "no such file or folder, and no such model on the hub that you may read"
+            fix = "check the name; if it is gated or private, ask for access on its page, then `hf auth login`"
+        else:
+            reason = f"not in the local Hugging Face cache, and the hub cannot be reached ({type(error).__name__})"
+            fix = f"run `hf download {repo}` once with a connection, or give a folder or a .safetensors file"
+        raise CheckpointError(f"{repo}: {reason}: {fix}") from error

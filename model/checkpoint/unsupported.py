@@ -22,7 +22,7 @@ class Kind:
     pipelines: tuple[str, ...] = ()  # how its class begins in model_index.json
     contexts: tuple[int, ...] = ()  # the width of its UNet's context
     channels: tuple[int, ...] = ()  # the input channels of its UNet
-    predictions: tuple[str, ...] = ()  # what a single file's metadata say of it
+    predictions: tuple[str, ...] = ()  # what a single file's metadata or its scheduler say
 
 
 # Looked through in this order.
@@ -48,7 +48,11 @@ KINDS = (
     Kind("Stable Diffusion 2 (its text context is 1024 wide)", names=("cond_stage_model.model.",), contexts=(1024,)),
     Kind("a ControlNet, which only steers another model", names=("control_model.", "controlnet_")),
     Kind("a textual-inversion embedding, which only adds a word to another model", names=("emb_params",)),
-    Kind("a v-prediction model (its UNet predicts velocity, not noise)", names=("v_pred",), predictions=("v",)),
+    Kind(
+        "a v-prediction model (its UNet predicts velocity, not noise)",
+        names=("v_pred",),
+        predictions=("v", "v_prediction"),
+    ),
     Kind("an inpainting model (its UNet takes 9 channels: latents, mask and masked image)", channels=(9,)),
     Kind("InstructPix2Pix (its UNet takes 8 channels: latents and an image to edit)", channels=(8,)),
 )

@@ -75,7 +75,7 @@ def test_other_configurations_are_refused_by_key(part: str, changes: dict, reaso
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"prediction_type": "v_prediction"}, "prediction_type 'v_prediction' is not supported"),
+        ({"prediction_type": "v_prediction"}, f"a v-prediction model (its UNet predicts velocity, not noise); {SCOPE}"),
         ({"prediction_type": "sample"}, "prediction_type 'sample' is not supported"),
         ({"beta_schedule": "linear"}, "beta_schedule 'linear' is not supported"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr True is not supported"),
