@@ -54,7 +54,7 @@ def load(
     elif HUB_ID.fullmatch(str(source)) and path.suffix.lower() not in FILE_SUFFIXES and not exists(path):
         name, unfilled = str(source), read_folder(_fetch(str(source)), tokenizer)
     else:
-        problem = "no such file or folder, and no hub id of the form owner/name"
+        problem = "no such file or folder (devices and pipes are not read), and no hub id of the form owner/name"
         raise CheckpointError(f"{given}: {problem}: give a model's folder, its .safetensors file or its hub id")
     config, networks, found = unfilled
     target = torch.device(device)
