@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 from imaging.provenance import file_sha256
-from model.checkpoint.folder import needed_files
-from model.checkpoint.hub import fetch
+from model.checkpoint.load import fetch
 from model.files import exists, is_folder
 
 ENDINGS = (".safetensors", ".json", ".txt")
@@ -22,7 +21,7 @@ def weights_sha256(source: str) -> str:
     """
     path = Path(os.path.expanduser(source))
     if not exists(path):
-        path = fetch(source, needed_files)
+        path = fetch(source)
     if not is_folder(path):
         return file_sha256(path)
     files = sorted(each for each in path.rglob("*") if each.suffix in ENDINGS and each.is_file())

@@ -52,7 +52,7 @@ def load(
     elif is_folder(path):
         name, unfilled = _own_name(path), read_folder(path, tokenizer)
     elif HUB_ID.fullmatch(str(source)) and path.suffix.lower() not in FILE_SUFFIXES and not exists(path):
-        name, unfilled = str(source), read_folder(_fetch(str(source)), tokenizer)
+        name, unfilled = str(source), read_folder(fetch(str(source)), tokenizer)
     else:
         problem = "no such file or folder (devices and pipes are not read), and no hub id of the form owner/name"
         raise CheckpointError(f"{given}: {problem}: give a model's folder, its .safetensors file or its hub id")
@@ -84,10 +84,11 @@ def _own_name(folder: Path) -> str:
         return folder.name
 
 
-def _fetch(repo: str) -> Path:
+def fetch(repo: str) -> Path:
     """Bring a model's files into the local Hugging Face cache and return their folder.
 
     Downloads what is not yet there; if the hub cannot be reached, or ``HF_HUB_OFFLINE`` is set, takes what is cached.
+    Raises CheckpointError if neither is to be had.
     """
     # Imported here: importing this module must not cost the start of a network client.
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
