@@ -193,6 +193,9 @@ def _machine(request: DatasetRequest, share: Share) -> Machine:
 
 
 def _check_apart(root: Path, request: DatasetRequest) -> None:
+    for path in (root, request.input, request.masks):
+        if path is not None and "\0" in str(path):
+            raise InputError(f"{shown(path)}: no possible path; check it")
     for given in (request.input, request.masks):
         if given is None:
             continue

@@ -291,6 +291,47 @@ def test_bad_requests_end_with_2_and_start_nothing(source, tiny_folder, tmp_path
     assert not list((tmp_path / "out").glob("images/*")) if (tmp_path / "out").exists() else True
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--output", "a\0b"),
+        ("--output", "pipe"),
+        ("--output", "loop"),
+        ("--output", "x" * 300),
+        ("--masks", "a\0b"),
+        ("--masks", "pipe"),
+        ("--weights", "pipe"),
+        ("--weights", "loop"),
+        ("--split", "\x1b[2K"),
+        ("--shard", "\udcff/1"),
+        ("--remake", "\x1b"),
+    ],
+)
+def test_hostile_values_are_refused_in_one_line(
+    source, tiny_folder, tmp_path, capsys, monkeypatch, option, value
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.symlink("loop", "loop")
+    assert run(source, tiny_folder, tmp_path / "out", option, value) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    assert "unforeseen" not in told
+    assert told.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("value", ["a\0b", "pipe", "loop", "/dev/zero", "x" * 300, "\udcff"])
+@pytest.mark.parametrize("more", [[], ["--status"], ["--remake", "r1-0"]])
+def test_hostile_inputs_are_refused_in_one_line(tiny_folder, tmp_path, capsys, monkeypatch, value, more) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    os.symlink("loop", "loop")
+    assert cli.main([*arguments(tiny_folder, tmp_path / "out", *more), value]) == 2
+    told = capsys.readouterr().err
+    assert told.count("error: ") == 1
+    assert "unforeseen" not in told
+
+
 def test_one_corrupt_image_among_hundreds_is_found_before_any_work(tiny_folder, tmp_path, capsys) -> None:
     draw(tmp_path / "drawn", 1)
     for part in ("images", "masks"):
