@@ -1,20 +1,18 @@
 """The method as a competent user of diffusers would write it today: what our times are compared with.
 
-It does what the public code of Alaluf et al. (arXiv 2311.03335) does, without that code: attention processors that hold
-the attention map (``torch.softmax``), on every attention layer as there, and in every step two passes, self and cross,
-over a batch of three images. The optimised variant holds a map only where there is a contrast to apply. Two things are
-the ``winter`` preset's and not the public code's: inversion takes no guidance, and the latents of origin and structure
-are the stored ones. UNet forwards for one 512 × 512 px image: 99 for the structure's noise maps and, counting each
-image of a batch, 68 · 2 · 3 while denoising. Nothing of our networks, kernels or sampler is used but the settings that
-say which step does what.
+It does what the public code of Alaluf et al. (arXiv 2311.03335) does, without it: every attention layer holds its map,
+and every step makes two passes, self and cross, over a batch of three images. The optimised variant holds a map
+only where there is a contrast to apply. As in the ``winter`` preset, and not in the public code, inversion takes no
+guidance, and the latents of origin and structure are the stored ones. Nothing of our networks, kernels or sampler is
+used but the settings that say which step does what.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.diffusers_modules import ORIGIN, OUTPUT, STRUCTURE, Swap, SwappingProcessor, Theirs, from_ours
+from benchmarks.inputs import refuse_beyond_preset
 from model import StableDiffusion
 from sampler.inputs import TransferInputs
 from sampler.settings import Settings
-
-Phase = Literal["encode", "invert", "denoise", "decode"]
 
 
 @dataclass(frozen=True)
@@ -62,44 +59,30 @@ def _schedule(count: int, device: torch.device) -> list[Step]:
     return steps
 
 
-class Noise(NamedTuple):
-    """The structure image [3, H, W] in [-1, 1], and noise [T, 4, h, w] for origin and structure, and fresh or None."""
-
-    structure: Tensor
-    trajectories: tuple[Tensor, Tensor]
-    fresh: Tensor | None
-
-
-def _draw(patch: TransferInputs, settings: Settings, seed: int, networks: Theirs) -> Noise:
+def _draw(
+    patch: TransferInputs, settings: Settings, seed: int, networks: Theirs
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """The structure image [3, H, W] in [-1, 1], noise [T, 4, h, w] of origin and structure, and fresh or None."""
     generator = torch.Generator().manual_seed(seed)
     greys = torch.tensor(settings.class_intensities(patch.num_classes))
     painted = greys[torch.from_numpy(patch.target_labels)].expand(3, -1, -1)
     painted = painted + settings.mask_noise**0.5 * torch.randn(painted.shape, generator=generator)
     height, width = (side // networks.factor for side in patch.target_labels.shape)
     shape = (settings.steps, networks.vae.config["latent_channels"], height, width)
-    origin, structure = (torch.randn(shape, generator=generator) for _ in range(2))
+    trajectories = [torch.randn(shape, generator=generator) for _ in range(2)]
     fresh = torch.randn(shape, generator=generator) if settings.fresh_noise > 0 else None
-    return Noise(painted.clamp(0, 1) * 2 - 1, (origin, structure), fresh)
-
-
-class Trajectories(NamedTuple):
-    """The steps of a run, x_0 … x_T of origin and structure, and the noise map of each step; latents are [4, h, w]."""
-
-    steps: list[Step]
-    origin: list[Tensor]
-    structure: list[Tensor]
-    maps: list[Tensor]
+    return painted.clamp(0, 1) * 2 - 1, trajectories, fresh
 
 
 class Baseline:
-    """The ``winter`` preset and its options on diffusers' modules.
+    """The ``winter`` preset and its options on diffusers' modules that hold the tensors of ``model``.
 
     ``optimised`` takes PyTorch's fused attention wherever no contrast is needed, and the channels-last layout (for
     which it copies the convolutions' weights). ``compile`` compiles the UNet. Half precision is the modules' own type.
     """
 
-    def __init__(self, networks: Theirs, *, optimised: bool = False, compile: bool = False) -> None:
-        self.networks = networks
+    def __init__(self, model: StableDiffusion, *, optimised: bool = False, compile: bool = False) -> None:
+        self.networks = networks = from_ours(model)
         self._swap = Swap()
         blocks = networks.unet.up_blocks
         plain: Any = SwappingProcessor(None, self._swap, optimised=optimised)
@@ -115,68 +98,56 @@ class Baseline:
             # One graph for each kind of pass: two batch sizes, and who looks at whom at which levels.
             self._unet = torch.compile(networks.unet, fullgraph=True, dynamic=False)
 
-    @classmethod
-    def from_ours(cls, model: StableDiffusion, *, optimised: bool = False, compile: bool = False) -> Baseline:
-        """The baseline on diffusers' modules that hold the tensors of ``model``."""
-        return cls(from_ours(model), optimised=optimised, compile=compile)
-
-    def run(self, patch: TransferInputs, settings: Settings, seed: int) -> tuple[Tensor, NDArray[np.uint8]]:
-        """One image: its latents [1, 4, h, w], float32, and its pixels, uint8 RGB [H, W, 3].
-
-        Latents are float32 on the way, or float64 for float64 networks.
-
-        Raises:
-            ValueError: origin and target differ in size, or ``settings`` ask for what this does not do.
-        """
-        *_, result = self.phases(patch, settings, seed)
-        assert not isinstance(result, str)
-        return result
-
     @torch.inference_mode()
-    def phases(
-        self, patch: TransferInputs, settings: Settings, seed: int
-    ) -> Iterator[Phase | tuple[Tensor, NDArray[np.uint8]]]:
-        """As `run`, yielding each phase's name when it is done, and the result at the end."""
-        _refuse(patch, settings)
+    def run(self, patch: TransferInputs, settings: Settings, seed: int) -> tuple[Tensor, NDArray[np.uint8]]:
+        """One image: its latents [1, 4, h, w], float32 (as on the way), and its pixels, uint8 RGB [H, W, 3].
+
+        Raises ValueError if origin and target differ in size, or ``settings`` ask for what this does not do.
+        """
+        refuse_beyond_preset(settings, "the diffusers baseline")
+        sizes = {patch.origin.shape[:2], patch.origin_labels.shape, patch.target_labels.shape}
+        if len(sizes) > 1:
+            raise ValueError(f"the diffusers baseline batches origin and target: they need one size, not {sizes}")
         context = self.networks.encode_text([settings.prompt])
-        noise = _draw(patch, settings, seed, self.networks)
-        clean = self._encode(patch, noise.structure)
-        yield "encode"
-        run = self._invert(clean, noise, settings, context)
-        yield "invert"
-        z = self._denoise(run, patch, settings, context)
-        yield "denoise"
-        pixels = self._decode(z)
-        yield "decode"
-        yield z[None].float().cpu(), pixels
-
-    def _encode(self, patch: TransferInputs, structure: Tensor) -> Tensor:
-        """Clean latents [2, 4, h, w] of the origin and the ``structure`` image [3, H, W], in their own type."""
-        vae = self.networks.vae
-        origin = torch.from_numpy(patch.origin).permute(2, 0, 1).float() / 127.5 - 1
-        pair = torch.stack([origin, structure]).to(vae.device, vae.dtype)
-        latents: Tensor = vae.encode(pair).latent_dist.mode()
-        wide = torch.float64 if vae.dtype == torch.float64 else torch.float32
-        return latents.to(wide) * vae.config["scaling_factor"]
-
-    def _invert(self, clean: Tensor, noise: Noise, settings: Settings, context: Tensor) -> Trajectories:
+        painted, noise, fresh = _draw(patch, settings, seed, self.networks)
+        clean = self._encode(patch, painted)
         steps = _schedule(settings.steps, clean.device)
         origin, structure = (
             [*(step.noised(z, n) for step, n in zip(steps, drawn.to(clean), strict=True)), z]
-            for z, drawn in zip(clean, noise.trajectories, strict=True)
+            for z, drawn in zip(clean, noise, strict=True)
         )
         maps = []
         for i, step in enumerate(steps[:-1]):
             eps = self._predict(structure[i][None], step.t, context)[0]
             maps.append((structure[i + 1] - step.mean(structure[i], eps)) / step.sigma)
-        if noise.fresh is not None:
+        if fresh is not None:
             share = settings.fresh_noise
-            fresh = noise.fresh[:-1].to(clean)
-            maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in zip(maps, fresh, strict=True)]
-        return Trajectories(steps, origin, structure, [*maps, torch.zeros_like(clean[0])])
+            pairs = zip(maps, fresh[:-1].to(clean), strict=True)
+            maps = [(1 - share) ** 0.5 * w + share**0.5 * new for w, new in pairs]
+        maps.append(torch.zeros_like(clean[0]))
+        z = self._denoise(steps, origin, structure, maps, patch, settings, context)
+        return z[None].float().cpu(), self._decode(z)
 
-    def _denoise(self, run: Trajectories, patch: TransferInputs, settings: Settings, context: Tensor) -> Tensor:
-        """z_out [4, h, w] after the last step."""
+    def _encode(self, patch: TransferInputs, painted: Tensor) -> Tensor:
+        """Clean latents [2, 4, h, w] of the origin and the ``painted`` structure [3, H, W], in their own type."""
+        vae = self.networks.vae
+        origin = torch.from_numpy(patch.origin).permute(2, 0, 1).float() / 127.5 - 1
+        pair = torch.stack([origin, painted]).to(vae.device, vae.dtype)
+        latents: Tensor = vae.encode(pair).latent_dist.mode()
+        wide = torch.float64 if vae.dtype == torch.float64 else torch.float32
+        return latents.to(wide) * vae.config["scaling_factor"]
+
+    def _denoise(
+        self,
+        steps: Sequence[Step],
+        origin: Sequence[Tensor],
+        structure: Sequence[Tensor],
+        maps: Sequence[Tensor],
+        patch: TransferInputs,
+        settings: Settings,
+        context: Tensor,
+    ) -> Tensor:
+        """z_out [4, h, w] after the last step, of x_0 … x_T of origin and structure and each step's noise map."""
         num_classes = 1 if settings.adain == "global" else patch.num_classes
         here, there = (
             _places(labels, num_classes, self.networks.factor, context.device)
@@ -184,10 +155,10 @@ class Baseline:
         )
         context = context.expand(3, -1, -1)
         first = settings.start_step
-        z = run.structure[first]
-        for i, step in enumerate(run.steps[first:], start=first):
+        z = structure[first]
+        for i, step in enumerate(steps[first:], start=first):
             j = i - first
-            batch = torch.stack([z, run.origin[i], run.structure[i]])
+            batch = torch.stack([z, origin[i], structure[i]])
             eps_self = self._predict(batch, step.t, context)[OUTPUT]
             shown = STRUCTURE if settings.swaps_in_structure(j) else ORIGIN
             swap = Swap(settings.swapped_levels(j), shown, settings.contrast)
@@ -195,10 +166,10 @@ class Baseline:
             alpha = settings.swap_guidance(j)
             if alpha is not None:
                 eps = eps_self + alpha * (eps - eps_self)
-            z = step.mean(z, eps) + step.sigma * run.maps[i]
+            z = step.mean(z, eps) + step.sigma * maps[i]
             for c in settings.adain_classes(j, num_classes):
                 if min(len(here[c]), len(there[c])) >= 2:
-                    z = _match(z, run.origin[i + 1], here[c], there[c])
+                    z = _match(z, origin[i + 1], here[c], there[c])
         return z
 
     def _decode(self, z: Tensor) -> NDArray[np.uint8]:
@@ -219,19 +190,6 @@ class Baseline:
 def forwards(settings: Settings) -> int:
     """UNet forwards for one image, each image of a batch counted."""
     return settings.steps - 1 + settings.num_denoising_steps * 2 * 3
-
-
-def _refuse(patch: TransferInputs, settings: Settings) -> None:
-    """Raise ValueError, naming them all, for settings and sizes that the baseline does not cover."""
-    given = vars(settings) | {"inversion": settings.inversion != "ddpm"}
-    given["inversion_guidance"] = settings.inversion_guidance != 1.0
-    covered_not = ("inversion", "inversion_guidance", "within_class_attention", "adain_features", "redenoise", "free_u")
-    refused = [name for name in covered_not if given[name]]
-    if refused:
-        raise ValueError(f"the diffusers baseline does not do these settings: {', '.join(refused)}")
-    sizes = {patch.origin.shape[:2], patch.origin_labels.shape, patch.target_labels.shape}
-    if len(sizes) > 1:
-        raise ValueError(f"the diffusers baseline batches origin and target, so they must have one size, not {sizes}")
 
 
 def _places(labels: NDArray[np.int64], num_classes: int, factor: int, device: torch.device) -> Sequence[Tensor]:

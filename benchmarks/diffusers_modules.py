@@ -1,7 +1,4 @@
-"""diffusers' and transformers' networks around our own tensors, so that a process holds the weights once.
-
-And diffusers' attention processor with cross-image attention, as a user of diffusers writes one.
-"""
+"""diffusers' networks around our own tensors, held once, and its attention processor with cross-image attention."""
 
 from __future__ import annotations
 
@@ -38,6 +35,16 @@ class Theirs:
     def factor(self) -> int:
         """Image pixels per latent position along one side."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] -> the means of their latents [B, 4, h, w]."""
+        latents: Tensor = self.vae.encode(images).latent_dist.mode()
+        return latents * self.vae.config["scaling_factor"]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [B, 4, h, w] -> images [B, 3, H, W] in [-1, 1]."""
+        images: Tensor = self.vae.decode(z / self.vae.config["scaling_factor"]).sample
+        return images
 
     def lay_out_channels_last(self) -> None:
         """Give UNet and autoencoder the memory layout that convolutions run fastest in; copies their weights."""

@@ -1,10 +1,10 @@
-"""Our whole job: the example patch at any size, with any number of classes and targets, in any number of steps."""
+"""Our whole job: the example patch at any size, with any number of classes and targets, in the preset's steps or 10."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.record import ROOT
-from benchmarks.timing import Outputs, Phases
+from benchmarks.timing import Outputs
 from imaging.images import read_image
 from imaging.labels import read_label_set
 from model import StableDiffusion
@@ -25,6 +25,20 @@ FOLDER = ROOT / "examples"
 TARGETS = ("target_a.png", "target_b.png", "target_c.png")
 MOST = 8 * len(TARGETS)
 SEED = 0
+
+WINTER = PRESETS["winter"]
+# Ten steps instead of 100, with every kind of step: all numbers of steps are a tenth, rounded. The structure gives keys
+# and values in one of the six steps that swap them; the preset's share, 6 of 58, is nearer to this than to none.
+SHORT = replace(
+    WINTER,
+    steps=10,
+    skip_steps=3,
+    cross_attn_64=Span(1, 9),
+    cross_attn_32=Span(1, 7),
+    adain_range=Span(2, 10),
+    structure_every=2,
+    structure_until=4,
+)
 
 
 def example_patches(size: int, count: int) -> list[TransferInputs]:
@@ -42,13 +56,9 @@ def example_patches(size: int, count: int) -> list[TransferInputs]:
     origin, *targets = (_resized(labels_of_one, size) for labels_of_one in labels.maps)
     picture = Image.fromarray(read_image(FOLDER / "ihc.png")).resize((size, size), Image.Resampling.LANCZOS)
     image = np.array(picture, dtype=np.uint8)
-    turned = (
-        np.ascontiguousarray(np.rot90(target, turns)[:, ::side])
-        for side in (1, -1)
-        for turns in range(4)
-        for target in targets
-    )
-    return [TransferInputs(image, origin, target, len(labels.classes)) for target in islice(turned, count)]
+    turned = (np.rot90(target, turns)[:, ::side] for side, turns, target in product((1, -1), range(4), targets))
+    some = map(np.ascontiguousarray, islice(turned, count))
+    return [TransferInputs(image, origin, target, len(labels.classes)) for target in some]
 
 
 def with_classes(patch: TransferInputs, count: int) -> TransferInputs:
@@ -61,52 +71,18 @@ def with_classes(patch: TransferInputs, count: int) -> TransferInputs:
         raise ValueError(f"{count} classes: must be a multiple of the example's {patch.num_classes}")
 
     def cut(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        width = labels.shape[1]
-        return labels * stripes + np.arange(width) * stripes // width
+        return labels * stripes + np.arange(labels.shape[1]) * stripes // labels.shape[1]
 
-    return replace(
-        patch, origin_labels=cut(patch.origin_labels), target_labels=cut(patch.target_labels), num_classes=count
-    )
+    origin, target = cut(patch.origin_labels), cut(patch.target_labels)
+    return replace(patch, origin_labels=origin, target_labels=target, num_classes=count)
 
 
-def shortened(steps: int) -> Settings:
-    """The ``winter`` preset with ``steps`` instead of 100; for 100 the preset itself.
-
-    Every number of steps in it is scaled and rounded: the skipped ones, the ends of all ranges, and where the
-    structure's turns end. How often the structure is taken cannot be scaled (every 5th step of 100 would be every half
-    step of 10), so it becomes what brings the structure's share of the swapped steps nearest to the preset's 6 of 58;
-    of two equally near, the more frequent.
-
-    Raises ValueError if a kind of step would not occur at all: known in advance, swapped with the origin or with the
-    structure, matched in each of two classes.
-    """
-    full = PRESETS["winter"]
-
-    def scaled(count: int) -> int:
-        return round(count * steps / full.steps)
-
-    def span(of: Span | None) -> Span | None:
-        return None if of is None else Span(scaled(of.start), scaled(of.stop))
-
-    settings = replace(
-        full,
-        steps=steps,
-        skip_steps=scaled(full.start_step),
-        cross_attn_64=span(full.cross_attn_64),
-        cross_attn_32=span(full.cross_attn_32),
-        adain_range=Span(scaled(full.adain_range.start), scaled(full.adain_range.stop)),
-        structure_until=scaled(full.structure_until),
-    )
-    _, wanted = _swaps(full)
-    settings = min(
-        (replace(settings, structure_every=every) for every in range(1, settings.num_denoising_steps + 1)),
-        key=lambda candidate: abs(_swaps(candidate)[1] - wanted),
-    )
-    swapped, share = _swaps(settings)
-    matched = {c for j in range(settings.num_denoising_steps) for c in settings.adain_classes(j, 2)}
-    if not (settings.num_known_steps and 0.0 < share < 1.0 and matched == {0, 1}):
-        raise ValueError(f"{steps} steps are too few for every kind of step ({swapped} would swap)")
-    return full if settings == replace(full, skip_steps=full.start_step) else settings
+def refuse_beyond_preset(settings: Settings, who: str) -> None:
+    """Raise ValueError naming the ``settings`` outside the ``winter`` preset's family, which ``who`` does not do."""
+    names = ("inversion", "inversion_guidance", "within_class_attention", "adain_features", "redenoise", "free_u")
+    refused = [name for name in names if getattr(settings, name) != getattr(WINTER, name)]
+    if refused:
+        raise ValueError(f"{who} does not do these settings: {', '.join(refused)}")
 
 
 def shape_of(patches: Sequence[TransferInputs], settings: Settings) -> dict[str, int]:
@@ -127,17 +103,17 @@ def make_images(
     execution: Execution,
     patches: Sequence[TransferInputs],
     settings: Settings,
-    phases: Phases | None = None,
+    done: Callable[[], None] = lambda: None,
 ) -> Outputs:
-    """The product's job: latents [n, 4, h, w] and pixels [n, H, W, 3] in the order of ``patches``."""
+    """The product's job: latents [n, 4, h, w] and pixels [n, H, W, 3] in the order of ``patches``.
+
+    ``done`` is called after each image.
+    """
     results = []
     for event in generate_series(model, [GenerationTask(patch, SEED) for patch in patches], settings, execution):
         if isinstance(event, Result):
             results.append(event)
-            if phases is not None:
-                phases.image()
-        elif event.done == event.total and phases is not None:
-            phases.finished(event.phase)
+            done()
     return stacked(sorted(results, key=lambda result: result.index))
 
 
@@ -150,11 +126,3 @@ def stacked(results: Sequence[Result]) -> Outputs:
 def _resized(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     rows, columns = (np.arange(size) * side // size for side in labels.shape)
     return labels[rows[:, None], columns]
-
-
-def _swaps(settings: Settings) -> tuple[int, float]:
-    """How many steps swap keys and values, and the share of them that takes the structure's."""
-    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
-    if not swapped:
-        return 0, 0.0
-    return len(swapped), sum(settings.swaps_in_structure(j) for j in swapped) / len(swapped)

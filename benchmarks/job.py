@@ -1,7 +1,6 @@
 """The whole job, patch and label maps to pixels: ours beside the diffusers baseline, in turns in one process.
 
-    python -m benchmarks job --steps 100                on a GPU: the preset as it is
-    python -m benchmarks job                            on a CPU: a shortened schedule (benchmarks/inputs.py)
+    python -m benchmarks job                            on a GPU: the preset as it is; on a CPU: a shortened schedule
     python -m benchmarks job --targets 4                several targets of one origin
 
 Times and memory of both sides include all that the job does once the weights are loaded, text and VAE included. The
@@ -10,15 +9,15 @@ baseline makes several targets one after another.
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from benchmarks.diffusers_baseline import Baseline, forwards
-from benchmarks.inputs import SEED, example_patches, make_images, shape_of, shortened, stacked
-from benchmarks.options import Setting, cuda, job_parser, prepare
-from benchmarks.timing import Outputs, Phases, Sides
+from benchmarks.inputs import SEED, SHORT, WINTER, example_patches, make_images, shape_of, stacked
+from benchmarks.options import cuda, parser_of, prepare_model
+from benchmarks.timing import Call, Outputs
 from sampler.inputs import TransferInputs
 from sampler.series import Result
 from sampler.settings import Settings
@@ -28,82 +27,63 @@ WITH_GRAPHS = "ours, with CUDA graphs"
 
 
 def baseline_images(
-    baseline: Baseline, patches: Sequence[TransferInputs], settings: Settings, phases: Phases
+    baseline: Baseline, patches: Sequence[TransferInputs], settings: Settings, done: Callable[[], None]
 ) -> Outputs:
     """The baseline's latents and pixels as `make_images` gives them, one job after another."""
     results = []
     for patch in patches:
-        for event in baseline.phases(patch, settings, SEED):
-            if isinstance(event, str):
-                phases.finished(event)
-            else:
-                results.append(Result(event[1], event[0]))
-                phases.image()
+        latents, pixels = baseline.run(patch, settings, SEED)
+        results.append(Result(pixels, latents))
+        done()
     return stacked(results)
 
 
-def sides_of(
-    setting: Setting, names: Sequence[str], patches: Sequence[TransferInputs], settings: Settings
-) -> tuple[Sides, dict[str, Phases]]:
-    """The calls by name, and a dictionary that holds the phases of each side's last call."""
-    last: dict[str, Phases] = {}
-
-    def call(name: str, images: Callable[[Phases], Outputs]) -> Outputs:
-        last[name] = Phases(setting.device)
-        return images(last[name])
-
-    sides: Sides = {}
-    for name in names:
-        if name in (OURS, WITH_GRAPHS):
-            images = partial(make_images, setting.model, setting.execution, patches, settings)
-        else:
-            optimised = name == OPTIMISED
-            baseline = Baseline.from_ours(setting.model, optimised=optimised, compile=optimised and cuda())
-            images = partial(baseline_images, baseline, patches, settings)
-        sides[name] = partial(call, name, images)
-    return sides, last
-
-
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the comparison; 0 when every row was written."""
-    parser = job_parser("Time whole jobs, ours beside the diffusers baseline.", rounds=5 if cuda() else 1, size=512)
+    parser = parser_of("job", rounds=5 if cuda() else 1, size=512)
     parser.add_argument("--targets", type=int, default=1, help="of the one origin (default: %(default)s)")
     parser.add_argument("--warm-ups", type=int, default=1, help="calls of each side beforehand (default: %(default)s)")
-    parser.add_argument(
-        "--sides",
-        nargs="+",
-        choices=(OURS, BASELINE, OPTIMISED),
-        default=[OURS, BASELINE, OPTIMISED] if cuda() else [OURS, BASELINE],
-        help="what is compared, with the first of them (default here: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    settings = shortened(arguments.steps)
-    patches = example_patches(arguments.size, arguments.targets)
-    setting = prepare(arguments, "job")
+    names = [OURS, BASELINE, OPTIMISED]
+    says = "what is compared, with the first of them (default here: %(default)s)"
+    parser.add_argument("--sides", nargs="+", choices=names, default=names if cuda() else names[:2], help=says)
+    options = parser.parse_args(arguments)
+    settings = WINTER if cuda() else SHORT
+    patches = example_patches(options.size, options.targets)
+    setting, model, execution = prepare_model(options)
     print(f"{settings.num_denoising_steps} steps executed; diffusers: {forwards(settings)} UNet forwards an image")
-    names = [WITH_GRAPHS if name == OURS and arguments.graphs else name for name in arguments.sides]
-    sides, phases = sides_of(setting, names, patches, settings)
-    setting.model.prepack()
+
+    ends: dict[str, list[float]] = {}  # when each image of a side's last call was done
+
+    def call(name: str, images: Callable[[Callable[[], None]], Outputs]) -> Outputs:
+        ends[name] = []
+        return images(lambda: ends[name].append(time.perf_counter() if cuda() else time.process_time()))
+
+    sides: dict[str, Call] = {}
+    for name in options.sides:
+        if name == OURS:
+            name = WITH_GRAPHS if options.graphs else OURS
+            images = partial(make_images, model, execution, patches, settings)
+        else:
+            optimised = name == OPTIMISED
+            baseline = Baseline(model, optimised=optimised, compile=optimised and cuda())
+            images = partial(baseline_images, baseline, patches, settings)
+        sides[name] = partial(call, name, images)
+    model.prepack()
+    first, *others = sides
     shape = shape_of(patches, settings)
-    rows, outcomes = setting.compare("job", sides, shape, against=names[0], warm_ups=arguments.warm_ups)
-    # Images of a batch are done at once.
-    at_once = {OURS, WITH_GRAPHS} if setting.execution.batch > 1 else set()
-    setting.recorder.add(
-        [
-            replace(row, parts=last.seconds, marginal=None if row.impl in at_once else last.marginal)
-            for row in rows
-            for last in [phases[row.impl]]
-        ]
-    )
-    expected_latents, expected_pixels = outcomes[names[0]].outputs
-    for name in names[1:]:
-        latents, pixels = outcomes[name].outputs
+    rows, outputs = setting.compare("job", sides, shape, against=first, warm_ups=options.warm_ups)
+    for number, row in enumerate(rows):
+        times = ends[row.impl]
+        # Images of a batch are done at once.
+        at_once = row.impl in (OURS, WITH_GRAPHS) and execution.batch > 1
+        if len(times) > 1 and not at_once:
+            rows[number] = replace(row, marginal=(times[-1] - times[0]) / (len(times) - 1))
+    setting.recorder.add(rows)
+    expected_latents, expected_pixels = outputs[first]
+    for name in others:
+        latents, pixels = outputs[name]
         error = float((latents - expected_latents).norm() / expected_latents.norm())
         levels = (pixels.double() - expected_pixels.double()).abs()
         pixel = f"{levels.mean():.2f} of 255 levels, at most {levels.max():.0f}"
         print(f"{name}: latents differ by {error:.2e}, pixels by {pixel}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

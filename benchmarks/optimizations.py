@@ -1,9 +1,7 @@
-"""What the product saves over `sampler.reference`, one exact optimization after another: for the ablation, and for
-tests.
+"""What the product saves over `sampler.reference`, one exact optimization after another: for the ablation and tests.
 
 Networks, formulas and features are the product's; the order of the work is the method's, one latent at a time. With no
-optimization three of them go through the UNet in every executed step, whole: z_out, z_out with another image's keys and
-values, and that image.
+optimization three whole passes make an executed step: z_out, z_out with another image's keys and values, that image.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from benchmarks.inputs import refuse_beyond_preset
 from kernels import Implementation, masked_adain
 from model import StableDiffusion
 from model.unet import Conditioning, Prediction, UNet
@@ -122,11 +121,10 @@ def transfer_with(
 ) -> Result:
     """One image as `sampler.series` makes it, with no more than ``optimizations``.
 
-    Of ``execution`` only the implementation is used, and this only where ``optimizations`` say so; attention whose map
-    is held is the reference, in float32 at least. Raises ValueError for settings outside the ``winter`` preset's
-    family.
+    Of ``execution`` only the implementation is used, where ``optimizations`` say so; attention whose map is held is the
+    reference, in float32 at least. Raises ValueError for settings outside the ``winter`` preset's family.
     """
-    _refuse(settings)
+    refuse_beyond_preset(settings, "the ablation")
     parameter = next(model.unet.parameters())
     device, dtype = parameter.device, parameter.dtype
     exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -177,17 +175,3 @@ def transfer_with(
         if matched:
             z = masked_adain(z, origin[i + 1][None], *labels, classes=matched, num_classes=num_classes, impl=impl)
     return Result(decode(model, z, elementwise), z.float().cpu())
-
-
-def _refuse(settings: Settings) -> None:
-    asked = {
-        "inversion": settings.inversion != "ddpm",
-        "inversion_guidance": settings.inversion_guidance != 1.0,
-        "within_class_attention": settings.within_class_attention,
-        "adain_features": settings.adain_features,
-        "redenoise": settings.redenoise,
-        "free_u": settings.free_u,
-    }
-    refused = [name for name, wanted in asked.items() if wanted]
-    if refused:
-        raise ValueError(f"the ablation does not do these settings: {', '.join(refused)}")

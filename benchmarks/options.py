@@ -1,20 +1,33 @@
-"""What all benchmarks can be told, and the model that follows from it."""
+"""What all benchmarks can be told, and the model that follows from it: given weights, or random ones of full size."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-import model
-from benchmarks.random_weights import random_model, weight_bytes
-from benchmarks.record import RESULTS, Recorder, Row
-from benchmarks.timing import Outcome, Sides, as_rows, take_turns
+from benchmarks import BENCHMARKS
+from benchmarks.record import RESULTS, Recorder
+from benchmarks.timing import Setting
 from commands.machine import DTYPES, GPU_BATCH, choose_budget
-from kernels import Implementation
+from model import StableDiffusion, load
+from model.checkpoint.tensors import build_empty
+from model.clip import TextEncoder
+from model.config import SD15, ModelConfig
+from model.stable_diffusion import lay_out_for_gpu
+from model.tokenizer import Tokenizer
+from model.unet import UNet
+from model.vae import VAE
 from sampler.execution import Execution
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+EMBEDDING_DEVIATION = 0.02
 
 
 def cuda() -> bool:
@@ -22,85 +35,71 @@ def cuda() -> bool:
     return torch.cuda.is_available()
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is measured, and where the rows go. ``execution`` is ours alone, ``weight_bytes`` the networks' size."""
-
-    model: model.StableDiffusion
-    device: torch.device
-    dtype: torch.dtype
-    execution: Execution
-    rounds: int
-    recorder: Recorder
-    weight_bytes: int
-
-    def compare(
-        self, what: str, sides: Sides, shape: dict[str, int], *, against: str, warm_ups: int = 1
-    ) -> tuple[list[Row], dict[str, Outcome]]:
-        """Take turns; a row for each side, not yet recorded, and what it was made of."""
-        outcomes = take_turns(sides, self.device, self.rounds, warm_ups=warm_ups)
-        rows = as_rows(what, shape, self.dtype, outcomes, against=against, weight_bytes=self.weight_bytes)
-        return rows, outcomes
-
-
-def common_parser(description: str, *, rounds: int) -> ArgumentParser:
-    """A parser with the common options; ``rounds`` is the default number of turns."""
-    parser = ArgumentParser(description=description)
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="of all networks or kernels (default: fp16 on a GPU, else fp32)"
-    )
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of every side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON lines are added here (default: in benchmarks/results)")
+def parser_of(name: str, *, rounds: int, networks: bool = True, size: int | None = None) -> ArgumentParser:
+    """The options of the benchmark ``name``, for ``networks`` or kernels; with a default ``size`` those of jobs too."""
+    parser = ArgumentParser(prog=f"python -m benchmarks {name}", description=BENCHMARKS[name][1])
+    dtype = "fp32" if networks and not cuda() else "fp16"
+    here = "(default here: %(default)s)"
+    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=here)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of every side {here}")
+    file = RESULTS / f"{name}.jsonl"
+    parser.add_argument("--output", type=Path, default=file, help="JSON lines are added here (default: %(default)s)")
+    if networks:
+        parser.add_argument("--weights", help="as the product's (default: SD-1.5 of full size, random weights)")
+        parser.add_argument("--graphs", action="store_true", help="ours replays CUDA graphs")
+    if size is not None:
+        parser.add_argument("--size", type=int, default=size, help=f"of square images, px {here}")
     return parser
 
 
-def model_parser(description: str, *, rounds: int) -> ArgumentParser:
-    """As `common_parser`, with the options of benchmarks that run networks."""
-    parser = common_parser(description, rounds=rounds)
-    parser.add_argument("--weights", help="as the product's --weights (default: SD-1.5 of full size, random weights)")
-    parser.add_argument("--impl", choices=("torch", "triton"), help="of our kernels (default: triton on a GPU)")
-    parser.add_argument("--batch-size", type=int, help="of ours (default: 16 on a GPU, 1 without)")
-    parser.add_argument("--graphs", action="store_true", help="ours replays CUDA graphs")
-    return parser
+def prepare(options: Namespace) -> Setting:
+    """Where single kernels are measured."""
+    device = torch.device("cuda" if cuda() else "cpu")
+    return Setting(device, DTYPES[options.dtype], options.rounds, Recorder(options.output, device))
 
 
-def job_parser(description: str, *, rounds: int, size: int) -> ArgumentParser:
-    """As `model_parser`, with the options of whole jobs; ``size`` is the default one."""
-    parser = model_parser(description, rounds=rounds)
-    parser.add_argument("--size", type=int, default=size, help="of square images, px (default here: %(default)s)")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=100 if cuda() else 10,
-        help="of the preset's 100, everything else in it scaled alike (default here: %(default)s)",
-    )
-    return parser
-
-
-def prepare(arguments: Namespace, name: str) -> Setting:
-    """Choose device and type, load the weights or draw them; rows go to ``name``.jsonl where nothing else was said.
+def prepare_model(options: Namespace) -> tuple[Setting, StableDiffusion, Execution]:
+    """Where networks are measured, with their weights loaded or drawn, and how ours execute.
 
     Raises InputError for weights that cannot be loaded.
     """
-    device, dtype = chosen(arguments)
-    impl: Implementation = ("triton" if cuda() else "torch") if arguments.impl is None else arguments.impl
-    batch = (GPU_BATCH if cuda() else 1) if arguments.batch_size is None else arguments.batch_size
-    budget = choose_budget("auto", device)
-    execution = Execution(impl=impl, batch=batch, graphs=arguments.graphs, budget=budget)
-    if arguments.weights is None:
-        loaded = random_model(dtype, device)
-    else:
-        loaded = model.load(arguments.weights, dtype=dtype, device=device)
-    recorder = recorder_of(arguments, name, device)
-    return Setting(loaded, device, dtype, execution, arguments.rounds, recorder, weight_bytes(loaded))
+    setting = prepare(options)
+    device, dtype, budget = setting.device, setting.dtype, choose_budget("auto", setting.device)
+    execution = Execution(batch=1, graphs=options.graphs, budget=budget)
+    if cuda():
+        execution = replace(execution, impl="triton", batch=GPU_BATCH)
+    model = load(options.weights, dtype=dtype, device=device) if options.weights else random_model(dtype, device)
+    return replace(setting, weight_bytes=weight_bytes(model)), model, execution
 
 
-def chosen(arguments: Namespace) -> tuple[torch.device, torch.dtype]:
-    """Device and number type."""
-    default = "fp16" if cuda() else "fp32"
-    return torch.device("cuda" if cuda() else "cpu"), DTYPES[default if arguments.dtype is None else arguments.dtype]
+def random_model(
+    dtype: torch.dtype, device: torch.device, *, seed: int = 0, config: ModelConfig = SD15
+) -> StableDiffusion:
+    """Networks whose weights are drawn on ``device`` in ``dtype``: time and memory do not depend on what weights are.
+
+    They are PyTorch's own initial ones, with smaller embeddings: activations stay small enough for half precision.
+    """
+
+    def filled(build: Callable[[], _Network]) -> _Network:
+        network = build_empty(build).to(dtype).to_empty(device=device)
+        for module in network.modules():
+            if list(module.parameters(recurse=False)):
+                layer: Any = module
+                layer.reset_parameters()
+            if isinstance(module, nn.Embedding):
+                module.weight.mul_(EMBEDDING_DEVIATION)
+        return network.eval().requires_grad_(False)
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        unet, vae = filled(lambda: UNet(config.unet)), filled(lambda: VAE(config.vae))
+        text = filled(lambda: TextEncoder(config.text))
+    if device.type == "cuda":
+        lay_out_for_gpu(unet, vae)
+    return StableDiffusion(unet, vae, text, Tokenizer(), config, "random")
 
 
-def recorder_of(arguments: Namespace, name: str, device: torch.device) -> Recorder:
-    """Where rows go: ``name``.jsonl in benchmarks/results where ``--output`` is not given."""
-    return Recorder(RESULTS / f"{name}.jsonl" if arguments.output is None else arguments.output, device)
+def weight_bytes(model: StableDiffusion) -> int:
+    """Size of all parameters."""
+    parts: tuple[nn.Module, ...] = (model.unet, model.vae, model.text_encoder)
+    return sum(parameter.nbytes for part in parts for parameter in part.parameters())

@@ -1,16 +1,18 @@
-"""The one schema of all rows, the file they are appended to, and how they are shown meanwhile."""
+"""The one schema of all rows: added to files of JSON lines, shown meanwhile, and read back run by run."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -20,13 +22,27 @@ RESULTS = ROOT / "benchmarks" / "results"
 COMPARABLE = "on this device"
 RATIOS_ONLY = "ratios between sides of this run only: a CPU shared with other work"
 
+T = TypeVar("T")
+
+
+class Axis(NamedTuple):
+    """One way in which jobs grow: what its rows are called, the entries of their shape that grow, and their unit."""
+
+    what: str
+    entries: tuple[str, ...]
+    unit: str
+
+
+AXES = {
+    "size": Axis("scaling by size", ("height", "width"), "pixels a side"),
+    "classes": Axis("scaling by classes", ("classes",), "classes"),
+    "targets": Axis("scaling by targets", ("targets",), "targets of one origin"),
+}
+
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """What a job's cost depends on beside the job: where it ran, in which type, with how large networks.
-
-    ``absolute`` says that times mean something by themselves; elsewhere only ratios within a run do.
-    """
+    """Where and with which networks a row was measured. If not ``absolute``, only ratios within a run mean anything."""
 
     device: str
     absolute: bool
@@ -52,18 +68,14 @@ class Row:
     p20: float
     p50: float
     p80: float
-    host_p50: float  # until the call returned, the device still working
     rounds: int
     peak_bytes: int | None  # memory held at most beyond what was held before; None where it is not counted
     max_error: float  # the output's largest difference from ``against``
     against: str  # float64 arithmetic, or another side
     processor_p50: float | None = None  # of all threads; on a shared CPU steadier than the time that went by
-    held_bytes: int | None = None  # memory held before the call (on the CPU, the process's)
-    weight_bytes: int | None = None  # part of held_bytes: the networks; None for single kernels
-    parts: dict[str, float] | None = None  # the last round's time by phase
+    weight_bytes: int | None = None  # of the networks; None for single kernels
     marginal: float | None = None  # the last round's time for each image after the first; on a CPU processor time
     floor: float | None = None  # least time on an H100, by kernels.cost; None where it does not apply
-    visited: float | None = None  # share of second-pass tiles that were not skipped
     device: str = ""
     threads: int | None = None  # of a CPU
     times_compare: str = RATIOS_ONLY
@@ -74,9 +86,8 @@ class Row:
     @property
     def place(self) -> Place:
         """Where, in which type and with how large networks."""
-        parameters = (0 if self.weight_bytes is None else self.weight_bytes) // getattr(torch, self.dtype).itemsize
-        threads = 0 if self.threads is None else self.threads
-        return Place(self.device, self.times_compare == COMPARABLE, threads, self.dtype, parameters)
+        parameters = (self.weight_bytes or 0) // getattr(torch, self.dtype).itemsize
+        return Place(self.device, self.times_compare == COMPARABLE, self.threads or 0, self.dtype, parameters)
 
     @property
     def seconds(self) -> float:
@@ -91,17 +102,10 @@ class Row:
         return self.peak_bytes + self.weight_bytes
 
 
-def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
-    """p20, p50 and p80 of ``times``."""
-    p20, p50, p80 = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
-    return p20, p50, p80
-
-
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on beside the code: device, versions, commit; and what its times may be compared with."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """The fields of a row that are the same for all of a run."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
     cuda = device.type == "cuda"
     libraries = ("torch", "triton", "diffusers", "transformers")
     return {
@@ -126,29 +130,96 @@ class Recorder:
 
     def __init__(self, file: Path, device: torch.device) -> None:
         self._file, self._around = file, surroundings(device)
-        columns = ("p50 s", "/ first", "CPU s", "of floor", "extra MB", "memory / first", "max error")
-        print(f"{'impl':<50}" + "".join(f"{column:>16}" for column in columns))
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Rows of one comparison; times, and memory with the networks, are shown beside the first one's."""
-        headings = [f"{row.what}, {', '.join(f'{name} {n}' for name, n in row.shape.items())}" for row in rows]
-        for row, heading, previous in zip(rows, headings, [None, *headings[:-1]], strict=True):
+        """Rows of one comparison; times are shown beside the first one's."""
+        for row in rows:
             append(self._file, row, self._around)
-            if heading != previous:
-                print(heading)
-            memory = _ratio(row.total_bytes, rows[0].total_bytes)
-            extra = None if row.peak_bytes is None else row.peak_bytes / 1e6
-            cells = (row.p50, row.p50 / rows[0].p50, row.processor_p50, _ratio(row.p50, row.floor), extra, memory)
-            shown = ("" if cell is None else f"{cell:.4g}" for cell in (*cells, row.max_error))
-            print(f"  {row.impl:<48}" + "".join(f"{cell:>16}" for cell in shown))
-            if row.parts is not None:
-                print("    " + ", ".join(f"{phase} {taken:.2f} s" for phase, taken in row.parts.items()))
-            if row.marginal is not None:
-                print(f"    each further target {row.marginal:.2f} s")
+            shape = ", ".join(f"{name} {value}" for name, value in row.shape.items())
+            figures = {
+                "p50 s": row.p50,
+                "p50 / first": row.p50 / rows[0].p50,
+                "CPU s": row.processor_p50,
+                "p50 / floor": None if row.floor is None else row.p50 / row.floor,
+                "extra MB": None if row.peak_bytes is None else row.peak_bytes / 1e6,
+                "max error": row.max_error,
+                "each further target s": row.marginal,
+            }
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
+            print(f"{row.what} ({shape}), {row.impl}: {shown}")
 
 
-def _ratio(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a / b
+def read(folder: Path) -> list[Row]:
+    """All rows of networks and jobs in the ``folder``'s files, those of single kernels left out.
+
+    Raises ValueError, naming file and line, for one that is not a row.
+    """
+    names, found = {field.name for field in fields(Row)}, []
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                if entry.get("weight_bytes") is None:
+                    continue
+                if "further" in entry:  # its name in older rows
+                    entry["marginal"] = entry["further"]
+                row = Row(**{name: value for name, value in entry.items() if name in names})
+                if not (row.device and row.date and row.place):
+                    raise KeyError("device, date")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{file}, line {number}: not a row of a benchmark ({error})") from error
+            found.append(row)
+    return found
+
+
+def compared(rows: Iterable[Row], whats: Sequence[str]) -> dict[Place, list[tuple[Row, Row]]]:
+    """Ours and theirs, in the order of ``whats``: each side that is not ours beside each of ours.
+
+    They are from the latest run that has both.
+    """
+    runs: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.date):
+        if row.what in whats:
+            runs[row.date, row.place, whats.index(row.what), shape_key(row)].append(row)
+    latest = {}
+    for (_, *key), members in runs.items():
+        for ours, theirs in product(members, members):
+            if ours.impl.startswith("ours") and not theirs.impl.startswith("ours"):
+                latest[*key, ours.impl, theirs.impl] = ours, theirs
+    return _by_place(latest)
+
+
+def last_runs(rows: Iterable[Row], what: str, varying: Collection[str] = ()) -> dict[Place, list[list[Row]]]:
+    """The latest run of ``what`` at each shape, its rows in the order in which they were written.
+
+    The entries of the shape that are ``varying`` differ within a run; without any, the sides do.
+    """
+    latest: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.date):
+        if row.what == what:
+            run = latest.setdefault((row.place, shape_key(row, varying), row.impl if varying else ""), [])
+            if run and run[0].date != row.date:
+                run.clear()
+            run.append(row)
+    return _by_place(latest)
+
+
+def shape_key(row: Row, without: Collection[str] = ()) -> tuple[tuple[str, int], ...]:
+    """The row's shape ``without`` some of its entries."""
+    return tuple((name, value) for name, value in row.shape.items() if name not in without)
+
+
+def relative(run: Sequence[Row]) -> list[float]:
+    """Times of a run, divided by the first."""
+    return [row.seconds / run[0].seconds for row in run]
+
+
+def _by_place(found: Mapping[tuple[Any, ...], T]) -> dict[Place, list[T]]:
+    """What was ``found``, sorted by its keys, by the place that each key begins with."""
+    places = defaultdict(list)
+    for (place, *_), value in sorted(found.items(), key=lambda item: item[0]):
+        places[place].append(value)
+    return dict(places)
 
 
 def _version(name: str) -> str | None:

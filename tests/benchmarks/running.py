@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+
+from benchmarks.__main__ import main
 
 
 def rows(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def run(monkeypatch, module, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+def run(monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert module.main() == 0
+    assert main([*map(str, arguments)]) == 0

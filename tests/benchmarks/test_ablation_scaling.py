@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from benchmarks import __main__ as entry
-from benchmarks import ablation, scaling
 from benchmarks.optimizations import NOTHING, ORDER
+from benchmarks.variants import PACKED, PRODUCT
 from tests.benchmarks.running import rows, run
-
-
-def test_both_and_the_table_are_listed():
-    assert {"ablation", "scaling", "table"} <= set(entry.available())
-    assert not {"optimizations", "inputs", "runs", "plot"} & set(entry.available())
 
 
 def test_the_ablation_leads_from_nothing_saved_to_the_product(tiny_folder, tmp_path, monkeypatch, capsys):
     file = tmp_path / "ablation.jsonl"
-    run(monkeypatch, ablation, "--weights", tiny_folder, "--size", 64, "--output", file)
+    run(monkeypatch, "ablation", "--weights", tiny_folder, "--size", 64, "--output", file)
     written = rows(file)
     # Without a GPU norms and gates have one implementation.
     between = [says for name, says in ORDER.items() if name != "fused"]
-    assert [row["impl"] for row in written] == [NOTHING, *between, ablation.PACKED, ablation.PRODUCT]
+    assert [row["impl"] for row in written] == [NOTHING, *between, PACKED, PRODUCT]
     for row in written:
         assert (row["what"], row["against"]) == ("ablation", NOTHING)
         assert row["shape"] == {"height": 64, "width": 64, "classes": 2, "targets": 1, "steps": 10, "executed": 7}
         assert row["max_error"] <= 1, "levels of 255"
-    assert ablation.PRODUCT in capsys.readouterr().out
+    assert PRODUCT in capsys.readouterr().out
 
 
 def test_each_axis_has_rows_that_differ_in_it_alone(tiny_folder, tmp_path, monkeypatch):
     file = tmp_path / "scaling.jsonl"
     options = ("--sizes", 64, 128, "--classes", 2, 4, "--targets", 1, 3, "--size", 64)
-    run(monkeypatch, scaling, "--weights", tiny_folder, *options, "--output", file)
+    run(monkeypatch, "scaling", "--weights", tiny_folder, *options, "--output", file)
     one = {"height": 64, "width": 64, "classes": 2, "targets": 1, "steps": 10, "executed": 7}
     expected = [
         ("scaling by size", one),
@@ -46,5 +40,5 @@ def test_each_axis_has_rows_that_differ_in_it_alone(tiny_folder, tmp_path, monke
 def test_an_axis_without_values_is_left_out(tiny_folder, tmp_path, monkeypatch):
     file = tmp_path / "scaling.jsonl"
     options = ("--sizes", "--classes", "--targets", 2, "--size", 64)
-    run(monkeypatch, scaling, "--weights", tiny_folder, *options, "--output", file)
+    run(monkeypatch, "scaling", "--weights", tiny_folder, *options, "--output", file)
     assert [row["shape"]["targets"] for row in rows(file)] == [2]

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.diffusers_modules import from_ours
-from benchmarks.inputs import shortened
+from benchmarks.inputs import SHORT
 from sampler.inputs import TransferInputs
 from sampler.series import generate
 from sampler.settings import PRESETS, Settings
@@ -63,16 +63,16 @@ def assert_same_image(ours, baseline: Baseline, patch: TransferInputs, settings:
 @pytest.mark.parametrize("name", CASES)
 def test_it_makes_the_same_image_as_ours(name, optimised, ours):
     overrides, classes = CASES[name]
-    settings = replace(shortened(10), **overrides)
-    assert_same_image(ours, Baseline.from_ours(ours, optimised=optimised), random_patch(classes), settings)
+    settings = replace(SHORT, **overrides)
+    assert_same_image(ours, Baseline(ours, optimised=optimised), random_patch(classes), settings)
 
 
 @pytest.mark.parametrize("optimised", [False, True], ids=["plain", "optimised"])
 def test_it_runs_each_image_as_often_as_documented(optimised, ours):
-    baseline = Baseline.from_ours(ours, optimised=optimised)
+    baseline = Baseline(ours, optimised=optimised)
     batches: list[int] = []
     baseline.networks.unet.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].shape[0]))
-    settings = shortened(10)
+    settings = SHORT
     baseline.run(random_patch(2), settings, seed=0)
     # The structure's noise maps but the last, then two passes over three images in each executed step.
     assert batches == [1] * (settings.steps - 1) + [3] * (2 * settings.num_denoising_steps)
@@ -93,8 +93,8 @@ def test_compiled_it_is_one_graph_for_each_kind_of_pass(ours, monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
-    baseline = Baseline.from_ours(ours, optimised=True, compile=True)
-    assert_same_image(ours, baseline, random_patch(2), shortened(10))
+    baseline = Baseline(ours, optimised=True, compile=True)
+    assert_same_image(ours, baseline, random_patch(2), SHORT)
     # One image; three with nothing swapped, the origin's keys, the structure's.
     assert len(graphs) == 4
     torch._dynamo.reset()
@@ -114,13 +114,13 @@ def test_compiled_it_is_one_graph_for_each_kind_of_pass(ours, monkeypatch):
 )
 def test_settings_it_does_not_cover_are_refused_by_name(overrides, ours):
     with pytest.raises(ValueError, match=next(iter(overrides))):
-        Baseline.from_ours(ours).run(random_patch(2), replace(Settings(), **overrides), seed=0)
+        Baseline(ours).run(random_patch(2), replace(Settings(), **overrides), seed=0)
 
 
 def test_origin_and_target_of_different_sizes_are_refused(ours):
     patch = random_patch(2, origin=(128, 64))
     with pytest.raises(ValueError, match="one size"):
-        Baseline.from_ours(ours).run(patch, Settings(), seed=0)
+        Baseline(ours).run(patch, Settings(), seed=0)
 
 
 def test_weights_are_shared_and_left_as_they_are():
@@ -131,5 +131,5 @@ def test_weights_are_shared_and_left_as_they_are():
         assert {parameter.data_ptr() for parameter in getattr(theirs, part).parameters()} == mine
     convolution = ours.unet.conv_in.weight
     before = convolution.stride(), convolution.data_ptr()
-    Baseline(theirs, optimised=True)
+    Baseline(ours, optimised=True)
     assert (convolution.stride(), convolution.data_ptr()) == before

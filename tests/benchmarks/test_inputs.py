@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.inputs import MOST, example_patches, shortened, with_classes
-from benchmarks.random_weights import random_model, weight_bytes
-from benchmarks.record import Row, append, surroundings
-from benchmarks.timing import as_rows, take_turns
-from sampler.settings import PRESETS, Span
+from benchmarks.inputs import MOST, SHORT, WINTER, example_patches, with_classes
+from benchmarks.options import random_model, weight_bytes
+from benchmarks.record import Recorder
+from benchmarks.timing import Setting
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -68,12 +67,10 @@ def test_bad_sizes_and_counts_are_refused(size, count):
 
 
 def test_a_row_of_a_job_says_what_it_is_of_and_what_its_times_compare_with(tmp_path):
-    outcomes = take_turns({"ours": lambda: (torch.zeros(1),), "other": lambda: (torch.ones(1),)}, CPU, rounds=1)
     file = tmp_path / "deep" / "job.jsonl"
-    around = surroundings(CPU)
-    for row in as_rows("job", {"steps": 1}, torch.bfloat16, outcomes, against="ours", weight_bytes=7):
-        assert isinstance(row, Row)
-        append(file, row, around)
+    setting = Setting(CPU, torch.bfloat16, 1, Recorder(file, CPU), weight_bytes=7)
+    sides = {"ours": lambda: (torch.zeros(1),), "other": lambda: (torch.ones(1),)}
+    setting.recorder.add(setting.compare("job", sides, {"steps": 1}, against="ours")[0])
     ours, other = (json.loads(line) for line in file.read_text().splitlines())
     assert (ours["what"], ours["dtype"], ours["weight_bytes"]) == ("job", "bfloat16", 7)
     assert 0 < ours["p20"] == ours["p50"] == ours["p80"] < 1, "seconds"
@@ -83,30 +80,20 @@ def test_a_row_of_a_job_says_what_it_is_of_and_what_its_times_compare_with(tmp_p
     assert ours["date"] == other["date"]
 
 
-def test_a_hundred_steps_are_the_preset_itself():
-    assert shortened(100) == PRESETS["winter"]
+def test_ten_steps_are_a_tenth_of_the_preset():
+    assert (SHORT.steps, SHORT.start_step, SHORT.structure_until) == (10, round(WINTER.start_step / 10), 4)
+    for name in ("cross_attn_64", "cross_attn_32", "adain_range"):
+        short, full = getattr(SHORT, name), getattr(WINTER, name)
+        assert (10 * short.start, 10 * short.stop) == (full.start, full.stop)
+    changed = {name for name, value in vars(WINTER).items() if getattr(SHORT, name) != value}
+    spans = {"cross_attn_64", "cross_attn_32", "adain_range"}
+    assert changed == {"steps", "skip_steps", "structure_every", "structure_until"} | spans
 
 
 def test_ten_steps_have_every_kind_of_step():
-    settings = shortened(10)
-    assert (settings.start_step, settings.num_denoising_steps, settings.num_known_steps) == (3, 7, 1)
-    assert settings.cross_attn_64 == Span(1, 9)
-    assert settings.adain_range == Span(2, 10)
-    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
+    assert (SHORT.start_step, SHORT.num_denoising_steps, SHORT.num_known_steps) == (3, 7, 1)
+    swapped = [j for j in range(SHORT.num_denoising_steps) if SHORT.swapped_levels(j)]
     assert swapped == [1, 2, 3, 4, 5, 6]
     # 6 of 58 in the preset: one of six is nearer than none.
-    assert [j for j in swapped if settings.swaps_in_structure(j)] == [2]
-
-
-@pytest.mark.parametrize("steps", [20, 50, 200])
-def test_the_share_of_steps_that_take_the_structures_keys_stays(steps):
-    settings = shortened(steps)
-    swapped = [j for j in range(settings.num_denoising_steps) if settings.swapped_levels(j)]
-    taken = sum(settings.swaps_in_structure(j) for j in swapped)
-    assert abs(taken - len(swapped) * 6 / 58) <= 1
-
-
-@pytest.mark.parametrize("steps", [1, 3, 6])
-def test_too_few_steps_are_refused(steps):
-    with pytest.raises(ValueError, match="too few"):
-        shortened(steps)
+    assert [j for j in swapped if SHORT.swaps_in_structure(j)] == [2]
+    assert {c for j in range(SHORT.num_denoising_steps) for c in SHORT.adain_classes(j, 2)} == {0, 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,27 +36,24 @@ def write(results: Path, around: dict, what: str, impl: str, seconds: float, **s
         p20=seconds,
         p50=seconds,
         p80=seconds,
-        host_p50=seconds,
         rounds=1,
         peak_bytes=int((seconds - 1) * 1e6),
         max_error=0.0,
         processor_p50=2 * seconds,
         against="ours",
-        held_bytes=0,
         weight_bytes=1_000_000,
         marginal=None if shape.get("targets", 1) == 1 else {"ours": 1.0, "diffusers": 3.0}[impl],
     )
     append(results / f"{what}.jsonl".replace(" ", "_"), row, around)
 
 
-def make(monkeypatch, folders: tuple[Path, Path, Path]) -> int:
+def make(folders: tuple[Path, Path, Path]) -> int:
     results, page, plot = folders
     arguments = ["--results", results, "--page", page, "--plot", plot]
-    monkeypatch.setattr(sys, "argv", ["table", *map(str, arguments)])
-    return table.main()
+    return table.main([*map(str, arguments)])
 
 
-def test_on_a_gpu_there_are_times_and_on_a_cpu_ratios_alone(folders, monkeypatch, capsys):
+def test_on_a_gpu_there_are_times_and_on_a_cpu_ratios_alone(folders, capsys):
     results, page, plot = folders
     for around in (CPU, GPU):
         write(results, around, "job", "ours", 17.0)
@@ -68,7 +64,7 @@ def test_on_a_gpu_there_are_times_and_on_a_cpu_ratios_alone(folders, monkeypatch
         write(results, around, "ablation", "the product", 8.5)
         for targets in (1, 4):
             write(results, around, "scaling by targets", "ours", 17.0 * targets, targets=targets)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     text = page.read_text()
     assert text.startswith(f"# Title\n\n{table.START}\n\n![")
     assert text.endswith(f"{table.END}\n\nafter\n")
@@ -90,7 +86,7 @@ def test_on_a_gpu_there_are_times_and_on_a_cpu_ratios_alone(folders, monkeypatch
     assert not {"17", "51", "34", "102", "68"} & set(cpu.replace(":", " ").split())
 
 
-def test_the_latest_run_counts_and_ratios_stay_within_it(folders, monkeypatch):
+def test_the_latest_run_counts_and_ratios_stay_within_it(folders):
     results, page, _ = folders
     later = CPU | {"date": "2030-01-02T00:00:00+00:00"}
     latest = CPU | {"date": "2030-01-03T00:00:00+00:00"}
@@ -104,7 +100,7 @@ def test_the_latest_run_counts_and_ratios_stay_within_it(folders, monkeypatch):
     write(results, CPU, "ablation", "an old saving", 5.0)
     write(results, later, "ablation", "nothing saved", 10.0)
     write(results, later, "ablation", "a saving", 2.5)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     text = page.read_text()
     assert "| diffusers | 2.50 |" in text, "not the first run's 9, and not 25 with the last run's ours"
     assert "| diffusers optimised | 7.00 |" in text, "the only run that has it"
@@ -112,31 +108,31 @@ def test_the_latest_run_counts_and_ratios_stay_within_it(folders, monkeypatch):
     assert "an old saving" not in text
 
 
-def test_a_variant_of_ours_is_beside_each_of_theirs_under_its_name(folders, monkeypatch):
+def test_a_variant_of_ours_is_beside_each_of_theirs_under_its_name(folders):
     results, page, _ = folders
     for name, seconds in (("ours", 2.0), ("ours, with CUDA graphs", 1.0), ("diffusers", 4.0)):
         write(results, GPU, "job", name, seconds)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     text = page.read_text()
     assert "10 steps | diffusers | 4 | 2 | 2.00 |" in text
     assert "10 steps, with CUDA graphs | diffusers | 4 | 1 | 4.00 |" in text
 
 
-def test_making_it_again_changes_nothing(folders, monkeypatch):
+def test_making_it_again_changes_nothing(folders):
     results, page, plot = folders
     write(results, CPU, "ablation", "nothing saved", 2.0)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     first = page.read_bytes(), plot.read_bytes()
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     assert (page.read_bytes(), plot.read_bytes()) == first
 
 
 @pytest.mark.parametrize("text", ["# Title\n", f"{table.START}\n", f"{table.END}\n{table.START}\n", PAGE + PAGE])
-def test_a_page_without_its_markers_is_refused_and_left_alone(text, folders, monkeypatch, capsys):
+def test_a_page_without_its_markers_is_refused_and_left_alone(text, folders, capsys):
     results, page, plot = folders
     page.write_text(text)
     write(results, CPU, "ablation", "nothing saved", 2.0)
-    assert make(monkeypatch, folders) == 2
+    assert make(folders) == 2
     said = capsys.readouterr()
     assert "nothing saved" in said.out
     assert table.START in said.err
@@ -144,23 +140,23 @@ def test_a_page_without_its_markers_is_refused_and_left_alone(text, folders, mon
     assert not plot.exists()
 
 
-def test_without_rows_there_is_nothing_to_show(folders, monkeypatch, capsys):
-    assert make(monkeypatch, folders) == 2
+def test_without_rows_there_is_nothing_to_show(folders, capsys):
+    assert make(folders) == 2
     assert "no rows" in capsys.readouterr().err
 
 
-def test_rows_of_kernels_are_passed_over_and_damaged_lines_named(folders, monkeypatch):
+def test_rows_of_kernels_are_passed_over_and_damaged_lines_named(folders):
     results, *_ = folders
     results.mkdir()
     (results / "attention.jsonl").write_text('{"what": "attention", "unit": "us"}\n')
     write(results, CPU, "ablation", "nothing saved", 2.0)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     (results / "job.jsonl").write_text('{"what": "job", "weight_bytes": 1}\n')
     with pytest.raises(ValueError, match=r"job\.jsonl, line 1"):
-        make(monkeypatch, folders)
+        make(folders)
 
 
-def test_older_rows_are_read(folders, monkeypatch):
+def test_older_rows_are_read(folders):
     results, page, _ = folders
     for name, seconds in (("ours", 2.0), ("diffusers", 4.0)):
         write(results, CPU, "job", name, seconds, targets=2)
@@ -168,5 +164,5 @@ def test_older_rows_are_read(folders, monkeypatch):
     older = file.read_text().replace('"marginal"', '"further"').replace('"what"', '"unit": "s", "what"')
     assert older.count("further") == 2
     file.write_text(older)
-    assert make(monkeypatch, folders) == 0
+    assert make(folders) == 0
     assert "each further target | diffusers | 3.00 |" in page.read_text()

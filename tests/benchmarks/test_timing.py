@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from benchmarks import timing
-from benchmarks.timing import Phases, take_turns
+from benchmarks.record import Recorder
+from benchmarks.timing import Setting
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return lambda rounds: Setting(CPU, torch.float32, rounds, Recorder(tmp_path / "rows.jsonl", CPU))
 
 
 def side(calls: list[str], name: str, value: float):
@@ -19,49 +25,39 @@ def side(calls: list[str], name: str, value: float):
     return call
 
 
-def test_sides_are_warmed_up_and_then_alternate():
+def test_sides_are_warmed_up_and_then_alternate(setting):
     calls: list[str] = []
-    outcomes = take_turns({"a": side(calls, "a", 1.0), "b": side(calls, "b", 1.5)}, CPU, rounds=2)
+    sides = {"a": side(calls, "a", 1.0), "b": side(calls, "b", 1.5)}
+    rows, outputs = setting(2).compare("both", sides, {}, against="a")
     assert calls == ["a", "b"] * 3
-    assert [len(outcome.times) for outcome in outcomes.values()] == [2, 2]
-    assert outcomes["a"].differences == (0.0, 0.0)
-    assert outcomes["b"].differences == (0.5, 0.0)
+    assert [(row.impl, row.rounds, row.max_error) for row in rows] == [("a", 2, 0.0), ("b", 2, 0.5)]
+    assert outputs["b"][0].tolist() == [1.5, 1.5]
 
 
-def test_brief_calls_are_looked_at_in_the_first_turn_alone(monkeypatch):
+def test_every_turn_but_the_warm_ups_is_timed(setting, monkeypatch):
+    seconds = iter((1.0, 10.0, 2.0, 20.0, 4.0, 30.0))
+    monkeypatch.setattr(timing, "timed", lambda call, device: (next(seconds), 7.0, call()))
+    sides = {"a": lambda: torch.zeros(1), "b": lambda: torch.zeros(1)}
+    rows, _ = setting(3).compare("both", sides, {}, against="a")
+    assert [(row.p50, row.processor_p50) for row in rows] == [(2.0, 7.0), (20.0, 7.0)]
+    assert (rows[0].p20, rows[0].p80) == pytest.approx((1.4, 3.2))
+
+
+def test_memory_is_counted_in_the_first_turn_alone(setting, monkeypatch):
     looks = []
-    watch = timing.Watch
-    monkeypatch.setattr(timing, "Watch", lambda device: looks.append(device) or watch(device))
+    held = timing.held_bytes
+    monkeypatch.setattr(timing, "held_bytes", lambda device: looks.append(device) or held(device))
     calls: list[str] = []
-    outcome = take_turns({"a": side(calls, "a", 1.0)}, CPU, rounds=3, warm_ups=0, brief=True)["a"]
-    assert len(calls) == len(outcome.times) == 3
+    setting(3).compare("one", {"a": side(calls, "a", 1.0)}, {}, against="a", warm_ups=0)
+    assert len(calls) == 3
     assert len(looks) == 1
-    assert outcome.outputs[0].tolist() == [1.0, 1.0]
 
 
-def test_an_output_of_another_shape_is_refused():
+def test_an_output_of_another_shape_is_refused(setting):
     with pytest.raises(ValueError, match="b: output of shape"):
-        take_turns({"a": lambda: (torch.zeros(2),), "b": lambda: (torch.zeros(3),)}, CPU, rounds=1)
+        setting(1).compare("both", {"a": lambda: torch.zeros(2), "b": lambda: torch.zeros(3)}, {}, against="a")
 
 
-def test_no_rounds_are_refused():
+def test_no_rounds_are_refused(setting):
     with pytest.raises(ValueError, match="rounds"):
-        take_turns({}, CPU, rounds=0)
-
-
-def test_phases_add_up():
-    phases = Phases(CPU)
-    for name in ("encode", "denoise", "encode"):
-        phases.finished(name)
-    assert list(phases.seconds) == ["encode", "denoise"]
-    assert all(seconds >= 0 for seconds in phases.seconds.values())
-    assert phases.marginal is None
-
-
-def test_marginal_images_share_the_time_after_the_first(monkeypatch):
-    clock = iter((10.0, 13.0, 14.0))
-    monkeypatch.setattr("time.process_time", lambda: next(clock))
-    phases = Phases(CPU)
-    for _ in range(3):
-        phases.image()
-    assert phases.marginal == 2.0
+        setting(0).compare("none", {}, {}, against="a")
