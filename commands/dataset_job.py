@@ -120,9 +120,12 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         "version": VERSION,
     }
     _check_apart(folder.root, request)
-    folder.prepare(asked)
-    _check_input(folder, request)
+    folder.create()
     with folder.locked("plan"):
+        given = {"input": request.input, "masks": request.masks}
+        folder.settle(asked, {name: None if path is None else os.path.realpath(path) for name, path in given.items()})
+        if not request.plan:
+            Heartbeat(folder, share.engine).beat("")
         plan = folder.plan()
         found = None if plan is not None else (yield from _inspected(request, folder))
         if found is not None:
@@ -204,20 +207,6 @@ def _check_apart(root: Path, request: DatasetRequest) -> None:
             raise InputError(
                 f"{shown(root)}: the new images must not lie among the inputs, nor these among them; choose another"
             )
-
-
-def _check_input(folder: Folder, request: DatasetRequest) -> None:
-    """A folder goes on with the input that it began with."""
-    path = folder.work / "input.json"
-    given = {"input": request.input, "masks": request.masks}
-    text = json.dumps({name: None if path is None else os.path.realpath(path) for name, path in given.items()})
-    with folder.locked("settings"):
-        if not path.exists():
-            write_text(path, text)
-        elif path.read_text(encoding="utf-8") != text and folder.plan() is not None:
-            raise InputError(f"{shown(folder.root)}: was begun with another input; give that one, or another folder")
-        else:
-            write_text(path, text)
 
 
 def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Progress, None, Inspection]:

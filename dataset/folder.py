@@ -51,13 +51,12 @@ class Folder:
         base = self.root / REJECTED if rejected else self.root
         return [base / kind / f"{item_id}.png" for kind in KINDS]
 
-    def prepare(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder for a dataset of these ``settings``, or check that it is that of one.
+    def create(self) -> None:
+        """Make the folder, if it is not there.
 
         Raises:
-            InputError: it cannot be made, holds something else, or a dataset of other settings.
+            InputError: it cannot be made, or holds something else than a dataset.
         """
-        path = self.root / SETTINGS
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             there = {name for name in os.listdir(self.root) if not name.endswith(".part")}
@@ -70,11 +69,24 @@ class Folder:
             raise InputError(
                 f"{shown(self.root)}: cannot be written to ({error.strerror}); choose another folder"
             ) from error
-        with self.locked("settings"):
-            if path.exists():
-                self._compare(settings)
-            else:
-                write_text(path, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+
+    def settle(self, settings: Mapping[str, Any], inputs: Mapping[str, str | None]) -> None:
+        """Let the dataset be one of these ``settings`` and ``inputs``, or check that it is. A mere plan is not kept.
+
+        Raises:
+            InputError: images were begun with others.
+        """
+        path, known = self.root / SETTINGS, self.work / "input.json"
+        texts = {path: json.dumps(settings, indent=1, sort_keys=True) + "\n", known: json.dumps(inputs)}
+        if all(each.exists() and each.read_text(encoding="utf-8") == text for each, text in texts.items()):
+            return
+        if any((self.work / "workers").iterdir()) or any((self.work / "rows").iterdir()):
+            self._compare(settings)
+            raise InputError(f"{shown(self.root)}: was begun with another input; give that one, or another folder")
+        for planned in (self.work / "plan.json", self.work / "calibration.json"):
+            planned.unlink(missing_ok=True)
+        for each, text in texts.items():
+            write_text(each, text)
 
     def settings(self) -> dict[str, Any]:
         """What the dataset was asked with. Raises InputError if this is no dataset's folder."""

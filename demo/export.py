@@ -122,6 +122,7 @@ def _index() -> dict[str, Any]:
 
 
 def scheduler_json() -> dict[str, Any]:
+    """``scheduler/scheduler_config.json``."""
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": _VERSION,

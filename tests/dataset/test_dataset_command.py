@@ -89,6 +89,14 @@ def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(source, m
     assert "begun with another input" in capsys.readouterr().err
 
 
+def test_what_is_only_planned_can_be_planned_again(source, made, tiny_folder, tmp_path, capsys) -> None:
+    for rounds, images in (("3", 12), ("1", 4)):
+        assert run(source, tiny_folder, tmp_path / "out", "--rounds", rounds, "--plan") == 0
+        assert f"{images} images of 4 origins" in capsys.readouterr().out
+    assert run(source, tiny_folder, tmp_path / "out", "--rounds", "2") == 0
+    assert contents(tmp_path / "out") == contents(made)
+
+
 def test_any_image_can_be_made_again_from_its_row(made, tiny_folder, tmp_path, capsys) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)

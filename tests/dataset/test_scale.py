@@ -60,7 +60,7 @@ def run_all(folder: Path, count: int) -> tuple[float, int]:
             break
     plan = make_plan(found, {}, rounds=1, variants=1, seed=0, batch=1)
     target = Folder(folder / "out")
-    target.prepare({})
+    target.create()
     target.write_plan(plan)
     maker = StubMaker(None, plan, target, "0", 8, 0.0, 0.95, {}, Heartbeat(target, "test"))
     made = sum(isinstance(event, Made) for unit in plan.units for event in maker.make(unit))

@@ -105,7 +105,8 @@ def test_a_damaged_plan_is_refused(source, tmp_path) -> None:
             plan = make_plan(end.value, {}, rounds=1, variants=1, seed=0, batch=1)
             break
     folder = Folder(tmp_path / "out")
-    folder.prepare({})
+    folder.create()
+    folder.settle({}, {})
     folder.write_plan(plan)
     path = folder.work / "plan.json"
     content = path.read_bytes()
