@@ -70,7 +70,7 @@ def test_an_interrupt_while_the_program_starts_is_one_line(delay, job, tmp_path)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "interrupted: " in err
     assert "Traceback" not in err
 
@@ -140,11 +140,16 @@ def test_room_in_a_folder_that_is_not_there_is_no_room(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Ended)])
 def test_an_end_that_a_library_swallows_comes_again(number, kind):
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    with ending_in_order() as end:
-        end.raise_if_asked()
-        with contextlib.suppress(kind):
-            signal.raise_signal(number)
-        with pytest.raises(kind):
+    # Tests that run in a shell's background have interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+        with ending_in_order() as end:
             end.raise_if_asked()
-    assert {each: signal.getsignal(each) for each in handlers} == handlers
+            with contextlib.suppress(kind):
+                signal.raise_signal(number)
+            with pytest.raises(kind):
+                end.raise_if_asked()
+        assert {each: signal.getsignal(each) for each in handlers} == handlers
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -177,10 +177,10 @@ def test_a_cluster_of_three_makes_the_same_bytes(source, made, tiny_folder, tmp_
     assert sum(worker["done"] for worker in ray_workers(tmp_path / "out")) == 8
 
 
-def test_ray_that_cannot_be_reached_is_told(source, tiny_folder, tmp_path, capsys) -> None:
+def test_ray_that_cannot_be_reached_is_told(source, tiny_folder, tmp_path, capfd) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
-    assert run(source, tiny_folder, tmp_path / "out", "--ray", "no address") == 2
-    assert "--ray" in capsys.readouterr().err
+    assert in_processes(source, tiny_folder, tmp_path / "out", "--ray", "no address") == 2
+    assert "error: --ray" in capfd.readouterr().out
 
 
 def test_images_that_do_not_fit_are_set_aside_and_not_lost(source, made, tiny_folder, tmp_path) -> None:
