@@ -195,7 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else list(argv)
             _refuse_missing_values(words)
             arguments = build_parser().parse_args(words)
-            return COMMANDS[arguments.command](arguments, end) or 0
+            try:
+                return COMMANDS[arguments.command](arguments, end) or 0
+            except Exception:
+                end.raise_if_asked()  # what a library makes of an interrupt is no fault of the input
+                raise
     except ProblemsError as error:
         for problem in error.problems:
             _fail(with_flags(problem, REQUESTS), 2)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cli
 from commands.terminal import Ended, ending_in_order
 from imaging.errors import InputError
 from imaging.output import replacing
@@ -153,3 +154,19 @@ def test_an_end_that_a_library_swallows_comes_again(number, kind):
         assert {each: signal.getsignal(each) for each in handlers} == handlers
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(monkeypatch, capsys, tmp_path):
+    def reading(arguments: object, end: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise InputError("a.safetensors: damaged or cut short; download it again") from None
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(cli, "COMMANDS", {"show": reading})
+        assert cli.main(["show", str(tmp_path / "a.png")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith("interrupted: ")
