@@ -125,7 +125,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         given = {"input": request.input, "masks": request.masks}
         folder.settle(asked, {name: None if path is None else os.path.realpath(path) for name, path in given.items()})
         if not request.plan:
-            Heartbeat(folder, share.engine).beat("")
+            Heartbeat(folder, share.engine if request.ray is None else "sharing out by Ray").beat("")
         plan = folder.plan()
         found = None if plan is not None else (yield from _inspected(request, folder))
         if found is not None:
