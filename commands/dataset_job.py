@@ -124,8 +124,6 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     with folder.locked("plan"):
         given = {"input": request.input, "masks": request.masks}
         folder.settle(asked, {name: None if path is None else os.path.realpath(path) for name, path in given.items()})
-        if not request.plan:
-            Heartbeat(folder, share.engine if request.ray is None else "sharing out by Ray").beat("")
         plan = folder.plan()
         found = None if plan is not None else (yield from _inspected(request, folder))
         if found is not None:
@@ -144,6 +142,9 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
             )
             folder.write_plan(plan)
         calibration = yield from _calibration(folder, plan)
+        if not request.plan:
+            # From here on the folder is that of these settings.
+            Heartbeat(folder, share.engine if request.ray is None else "sharing out by Ray").beat("")
     return Job(request, folder, plan, calibration, settings, machine, loaded, share)
 
 

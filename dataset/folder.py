@@ -78,7 +78,7 @@ class Folder:
         """
         path, known = self.root / SETTINGS, self.work / "input.json"
         texts = {path: json.dumps(settings, indent=1, sort_keys=True) + "\n", known: json.dumps(inputs)}
-        if all(each.exists() and each.read_text(encoding="utf-8") == text for each, text in texts.items()):
+        if all(each.exists() and each.read_bytes() == text.encode() for each, text in texts.items()):
             return
         if any((self.work / "workers").iterdir()) or any((self.work / "rows").iterdir()):
             self._compare(settings)

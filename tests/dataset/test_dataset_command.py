@@ -97,6 +97,16 @@ def test_what_is_only_planned_can_be_planned_again(source, made, tiny_folder, tm
     assert contents(tmp_path / "out") == contents(made)
 
 
+def test_what_was_refused_can_be_asked_again_with_a_remedy(tiny_folder, tmp_path, capsys) -> None:
+    names = draw(tmp_path / "source", 3)
+    for name in names:
+        path = tmp_path / "source" / "masks" / name
+        Image.fromarray(np.asarray(Image.open(path)) * 3 + 1).save(path)
+    assert run(tmp_path / "source", tiny_folder, tmp_path / "out") == 2
+    assert "--classes" in capsys.readouterr().err
+    assert run(tmp_path / "source", tiny_folder, tmp_path / "out", "--classes", "a=1,b=4") == 0
+
+
 def test_any_image_can_be_made_again_from_its_row(made, tiny_folder, tmp_path, capsys) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)

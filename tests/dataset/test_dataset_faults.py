@@ -144,7 +144,7 @@ def test_a_full_disk_under_the_manifests_leaves_the_old_ones(source, tiny_folder
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"items": 3}', "nul", "\x00"])
 def test_a_damaged_plan_or_settings_are_told(source, tiny_folder, tmp_path, capsys, text) -> None:
     output = tmp_path / "out"
-    assert run(source, tiny_folder, output, "--plan") == 0
+    assert run(source, tiny_folder, output) == 0
     kept = (output / "work" / "plan.json").read_text()
     (output / "work" / "plan.json").write_text(text)
     assert run(source, tiny_folder, output) == 2
