@@ -114,8 +114,9 @@ def _start(address: str) -> Any:
         import ray
     except ImportError as error:
         raise InputError("--ray: needs the package ray; pip install 'stainloom[ray]'") from error
-    here = str(Path(__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    # Installed, actors find the program as this process does; in a clone they need its folder.
+    clone = "" if __name__.startswith("stainloom.") else str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, (clone, os.environ.get("PYTHONPATH"))))
     try:
         ray.init(
             address=None if address == "local" else address,
