@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.dataset_job import Job
+from commands.dataset_job import Job, open_job
 from commands.requests import DatasetRequest
 from dataset.plan import Unit
+from dataset.shares import Share
 from imaging.errors import InputError
 from imaging.rawfile import shown
 
@@ -22,39 +23,25 @@ MOST_TRIES = 3
 POLL = 1.0
 
 
-def work_on(request: DatasetRequest, neighbours: int) -> Iterator[Any]:
-    """A worker's life, as a generator: loads everything once, then is sent places of units and makes them."""
-    from commands.dataset_job import open_job
-    from dataset.shares import Share
-
-    opening = open_job(request, Share(neighbours=neighbours))
-    while True:
-        try:
-            next(opening)
-        except StopIteration as end:
-            job = end.value
-            break
-    maker, units = job.maker("Ray"), job.plan.units
-    answer = None
-    while True:
-        place = yield answer
-        with job.folder.claimed(units[place]) as mine:
-            if mine:
-                for _ in maker.make(units[place]):
-                    pass
-        answer = place
-
-
 class Worker:
-    """What runs as an actor."""
+    """What runs as an actor: it loads everything once, and makes one unit after the other."""
 
     def __init__(self, request: DatasetRequest, neighbours: int) -> None:
-        self._life = work_on(request, neighbours)
-        next(self._life)
+        opening = open_job(request, Share(neighbours=neighbours))
+        while True:
+            try:
+                next(opening)
+            except StopIteration as end:
+                self._job: Job = end.value
+                break
+        self._maker, self._units = self._job.maker("Ray"), self._job.plan.units
 
-    def make(self, place: int) -> int:
-        """Make the unit at ``place`` of the plan."""
-        return int(self._life.send(place))  # type: ignore[attr-defined]
+    def make(self, place: int) -> None:
+        """Make the unit at ``place`` of the plan, unless others do."""
+        with self._job.folder.claimed(self._units[place]) as mine:
+            if mine:
+                for _ in self._maker.make(self._units[place]):
+                    pass
 
 
 def make_by_ray(job: Job, units: Sequence[Unit]) -> Iterator[int]:
