@@ -130,26 +130,20 @@ def _finish(job: Job) -> Iterator[Event]:
     with folder.locked("finish"):
         marker = folder.work / "finished"
         state = counted_state(folder)
-        if not (marker.exists() and marker.read_text(encoding="utf-8") == state and _is_whole(folder)):
+        whole = marker.exists() and (folder.root / CHECKSUMS).exists()
+        if not whole or marker.read_text(encoding="utf-8") != state:
             yield Note("judging is done; writing manifests, contact sheets and checksums")
             totals = finish(folder, plan, job.calibration, job.request.min_fidelity)
             yield from _told(totals, folder)
             if totals.damaged:
                 return
-            if job.request.export is not None:
-                export(folder, plan, job.request.export)
-                write_checksums(folder, {})
-            marker.write_text(counted_state(folder), encoding="utf-8")
-        elif job.request.export is not None:
+            marker.write_text(state, encoding="utf-8")
+        if job.request.export is not None:
             export(folder, plan, job.request.export)
             write_checksums(folder, {})
     yield Line(f"dataset: {folder.root}")
     if failed:
         yield Incomplete(len(failed), folder.root)
-
-
-def _is_whole(folder: Folder) -> bool:
-    return (folder.root / CHECKSUMS).exists()
 
 
 def _told(totals: Totals, folder: Folder) -> Iterator[Event]:

@@ -17,6 +17,7 @@ from dataset.plan import Unit
 from dataset.shares import Share
 from imaging.errors import InputError
 from imaging.rawfile import shown
+from sampler.ticks import result_of
 
 MOST_TRIES = 3
 """How often a unit whose worker died is given to another one."""
@@ -27,13 +28,7 @@ class Worker:
     """What runs as an actor: it loads everything once, and makes one unit after the other."""
 
     def __init__(self, request: DatasetRequest, neighbours: int) -> None:
-        opening = open_job(request, Share(neighbours=neighbours))
-        while True:
-            try:
-                next(opening)
-            except StopIteration as end:
-                self._job: Job = end.value
-                break
+        self._job = result_of(open_job(request, Share(neighbours=neighbours)))
         self._maker, self._units = self._job.maker("Ray"), self._job.plan.units
 
     def make(self, place: int) -> None:

@@ -23,14 +23,13 @@ from imaging.maskfile import read_mask
 from imaging.output import replacing
 from imaging.rawfile import read_bytes
 
-EXPORTS = ("nnunet", "webdataset")
 NNUNET, WEBDATASET = "nnunet/Dataset001_InSilico", "webdataset"
 SHARD = 1000
 """Images in one shard."""
 
 
 def export(folder: Folder, plan: Plan, kind: str) -> int:
-    """Write the kept images as ``kind`` of `EXPORTS` below the folder; returns how many. Raises InputError."""
+    """Write the kept images as ``kind``, nnunet or webdataset, in the folder; returns how many. Raises InputError."""
     return _nnunet(folder, plan.classes) if kind == "nnunet" else _webdataset(folder, plan.classes)
 
 

@@ -39,7 +39,7 @@ def share_of(text: str | None, environment: Mapping[str, str] | None = None) -> 
     if text is not None:
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError(f"--shard {shown(text)}: write I/N, from 1/N to N/N")
+            raise InputError(f"`shard` {shown(text)}: write I/N, from 1/N to N/N")
         return Share(int(found[1]) - 1, int(found[2]), engine=f"share {text}")
     for engine, names in (
         ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE")),

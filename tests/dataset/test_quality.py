@@ -100,7 +100,7 @@ def test_a_copied_origin_is_found_by_its_fidelity_and_as_a_copy(cases) -> None:
         element = DIHEDRAL[int(rng.integers(8))]
         copied = np.asarray(turn(case.origin.image, element), dtype=np.uint8)
         noisy = np.clip(copied + rng.normal(0, 6, copied.shape), 0, 255).astype(np.uint8)
-        height, width = (min(a, b) for a, b in zip(noisy.shape, case.labels.shape, strict=False))
+        height, width = (min(a, b) for a, b in zip(noisy.shape[:2], case.labels.shape, strict=True))
         copies.append(judge(case.origin, Look.of(noisy[:height, :width]), case.labels[:height, :width]))
     found, false = rates([q.copying for q in honest], [q.copying for q in copies], above=True)
     print(f"copied origin by copying: {found:.2f} found, {false:.2f} false alarms of {len(cases)}")
