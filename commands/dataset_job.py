@@ -13,6 +13,7 @@ import torch
 
 import model
 from commands import VERSION
+from commands.kernel_choice import choose_impl
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -20,7 +21,6 @@ from commands.machine import (
     choose_budget,
     choose_device,
     choose_dtype,
-    choose_impl,
     read_batch_size,
 )
 from commands.method import method_settings
@@ -58,6 +58,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     impl: Implementation
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     machine = _machine(request, share)
     settings, notes = method_settings(request)
     batch_size = read_batch_size(request.batch_size)
-    yield from (Note(text) for text in notes)
+    yield from (Note(text) for text in (*notes, *machine.notes))
     folder = Folder(request.output)
     if (request.input is None) != request.demo:
         raise InputError("which images? give a folder or a manifest, or --demo for a small drawn dataset (not both)")
@@ -193,7 +194,9 @@ def _machine(request: DatasetRequest, share: Share) -> Machine:
     if device.type == "cpu":
         torch.set_num_threads(request.threads)
     check_graphs(request.graphs, device)
-    return Machine(device, choose_dtype(request.dtype, device), choose_impl(request.impl, device))
+    dtype = choose_dtype(request.dtype, device)
+    impl, notes = choose_impl(request.impl, device, dtype)
+    return Machine(device, dtype, impl, notes)
 
 
 def _check_apart(root: Path, request: DatasetRequest) -> None:

@@ -11,6 +11,7 @@ import torch
 
 import model
 from commands import VERSION
+from commands.kernel_choice import choose_impl
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -18,7 +19,6 @@ from commands.machine import (
     choose_budget,
     choose_device,
     choose_dtype,
-    choose_impl,
     read_batch_size,
 )
 from commands.method import method_settings
@@ -61,7 +61,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     request = with_example(request)
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
-    impl = choose_impl(request.impl, device)
+    impl, impl_notes = choose_impl(request.impl, device, dtype)
     check_graphs(request.graphs, device)
     settings, notes = method_settings(request)
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
@@ -79,7 +79,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
     refuse_foreign(planned, weights)
-    yield from (Note(text) for text in (*notes, *labels.notes))
+    yield from (Note(text) for text in (*notes, *impl_notes, *labels.notes))
     fonts = fonts_for(labels.classes.names)
     yield from notes_on_fonts(labels.classes.names, fonts)
 

@@ -6,12 +6,10 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 
 from imaging.errors import InputError
-from kernels import Implementation
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.files import shown, shown_name
@@ -24,7 +22,6 @@ GPU_BATCH = 16
 CPU_PIXELS = 8 * 128**2
 """On a CPU as many small images go through the networks at once as have about so many pixels together."""
 ASSUMED_FREE = 4 * 2**30
-IMPLS: dict[str, Implementation] = {"auto": "torch", "reference": "reference", "torch": "torch", "triton": "triton"}
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,17 +65,6 @@ def check_graphs(wanted: bool, device: torch.device) -> None:
     """Raise InputError for CUDA graphs without a CUDA device."""
     if wanted and device.type != "cuda":
         raise InputError("--graphs: CUDA graphs need --device cuda; leave it out on the CPU")
-
-
-def choose_impl(name: str, device: torch.device) -> Implementation:
-    """``auto`` is the blockwise PyTorch implementation. Raises InputError for Triton without a GPU."""
-    if name not in IMPLS:
-        raise InputError(f"--impl {shown_name(name)}: one of {', '.join(IMPLS)}")
-    if name == "triton" and find_spec("triton") is None:
-        raise InputError("--impl triton: needs the package triton, which is not installed; use --impl torch")
-    if name == "triton" and device.type != "cuda":
-        raise InputError("--impl triton: the Triton kernels need --device cuda; use --impl torch on the CPU")
-    return IMPLS[name]
 
 
 def unet_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:

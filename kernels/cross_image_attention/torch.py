@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.cross_image_attention import torch_masked
 from kernels.onednn import PART, is_supported, linear, pack_parts, sum_of_parts
 from kernels.precision import accumulator
 from kernels.results import ClassStatistics
@@ -52,6 +53,8 @@ def attention_within_class(
     num_classes: int,
 ) -> Tensor:
     """As ``attention``, each class of queries seeing its own keys. Labels [B, Nq] and [B, Nk]."""
+    if torch_masked.is_wanted(q):
+        return torch_masked.attention_within_class(q, k, v, contrast, query_labels, key_labels, num_classes)
     out = _empty_like(q)
     compute = _by_onednn if is_supported(q, k, v) else _in_blocks
     for b in range(q.shape[0]):
@@ -170,6 +173,8 @@ def _by_onednn(q: Tensor, k: Tensor, v: Tensor, contrast: float, out: Tensor) ->
 @torch.no_grad()
 def class_statistics(x: Tensor, labels: Tensor, num_classes: int) -> ClassStatistics:
     """x [B, H, N, D] and labels [B, N] -> count [B, C], mean and unbiased variance [B, H, C, D]."""
+    if torch_masked.is_wanted(x):
+        return torch_masked.class_statistics(x, labels, num_classes)
     batch, heads, _, width = x.shape
     dtype = accumulator(x.dtype)
     count = torch.zeros(batch, num_classes, dtype=torch.int64, device=x.device)

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from kernels.cross_image_attention.tiles import Tiles, choose_tiles
+from kernels.cross_image_attention.torch_masked import zero_nonfinite
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
 from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS, empty_partials, empty_statistics
 from kernels.head_widths import split_width
@@ -116,7 +117,7 @@ def launch(
         statistics = (*vars(query_statistics).values(), *vars(key_statistics).values())
         result = AttentionResult(out, query_statistics, key_statistics)
         if within_class:
-            v, nonfinite = _zero_nonfinite(v, key_labels, num_classes)
+            v, nonfinite = zero_nonfinite(v, key_labels, num_classes)
     head_dim_0, head_dim_1 = split_width(head_dim)
     with device_of(q):
         attention_kernel[(m_tiles, batch * heads)](
@@ -171,15 +172,3 @@ def launch(
         key_statistics.mean.add_(of_class)
         key_statistics.variance.add_(of_class - of_class)
     return Launch(result, visited, n_tiles)
-
-
-def _zero_nonfinite(v: Tensor, key_labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """v with 0 for what is not finite, and the sums of that [B, H, C + 1, D]: of each class, last of all keys.
-
-    A tile of values serves rows of several classes, and 0·∞ of a key that a row does not see would be NaN in it. The
-    sums are 0, infinite or NaN; the kernel adds to each row those that it sees.
-    """
-    finite = v.isfinite()
-    lost = torch.where(finite, 0, v).float()
-    sums = [torch.where((key_labels == c)[:, None, :, None], lost, 0).sum(2) for c in range(num_classes)]
-    return torch.where(finite, v, 0), torch.stack([*sums, lost.sum(2)], 2)

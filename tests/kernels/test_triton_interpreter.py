@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 # How many tests of an operation there are at least.
-LEAST = {"cross_image_attention": 50, "adain": 10, "group_norm": 50, "geglu": 9}
+LEAST = {"cross_image_attention": 50, "adain": 10, "group_norm": 50, "geglu": 9, "self_check": 25}
 
 
 @pytest.mark.parametrize("operation", list(LEAST))

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from commands import machine
-from commands.machine import choose_impl, free_bytes
+from commands.kernel_choice import choose_impl
+from commands.machine import free_bytes
 from imaging.errors import InputError
 from model import host_memory
 from tests.packaging.environments import QUICK
@@ -51,7 +52,7 @@ def test_triton_is_refused_by_name_where_it_is_not_installed(tmp_path):
 def test_triton_is_refused_by_name_on_a_gpu_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(InputError, match="the package triton, which is not installed"):
-        choose_impl("triton", torch.device("cuda"))
+        choose_impl("triton", torch.device("cuda"), torch.float16)
 
 
 def test_free_memory_is_half_of_all_where_the_system_does_not_say_more(monkeypatch):
