@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test package slow parity fuzz faults bench gpu demo
+.PHONY: check lint types test package slow parity fuzz faults bench rehearsal both gpu demo
 
 check: lint types test
 
@@ -47,18 +47,33 @@ bench:
 	$(PYTHON) -m benchmarks scaling --weights demo/weights --dtype bf16 --sizes 256 512 768 1024 --targets 1 2 4 8 16
 	$(PYTHON) -m benchmarks table
 
-# On a machine with a GPU: the numerics on the device, then all benchmarks as above, with the preset as it is.
+# The GPU's path on fake tensors, without a GPU: wants PyTorch's CUDA build.
+rehearsal:
+	$(PYTHON) -m pytest tests/sampler/test_fake_cuda.py -m "slow or not slow"
+
+# The suite on PyTorch's CPU build and on its CUDA build, in environments of their own under build/.
+both:
+	for torch in "torch==2.13.0" "torch==2.14.1"; do \
+		python3 -m venv --clear build/both && build/both/bin/pip install --quiet $$torch -e '.[test]' && \
+		build/both/bin/python -m pytest -n 2 --dist worksteal || exit 1; \
+	done
+
+# On a machine with a GPU: the numerics on the device, then all benchmarks as above, with the preset as it is; at the
+# end what was to be reached, and whether it was.
 gpu:
 	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) cli.py generate --output build/gpu
 	$(PYTHON) -m benchmarks kernels
 	$(PYTHON) -m benchmarks networks --batch 1 4 8
 	$(PYTHON) -m benchmarks job
 	$(PYTHON) -m benchmarks job --graphs
+	$(PYTHON) -m benchmarks job --dtype fp32 --sides diffusers --rounds 2
 	$(PYTHON) -m benchmarks job --targets 4 --rounds 3
 	$(PYTHON) -m benchmarks job --targets 4 --rounds 3 --graphs
 	$(PYTHON) -m benchmarks ablation
 	$(PYTHON) -m benchmarks scaling
 	$(PYTHON) -m benchmarks table
+	$(PYTHON) -m benchmarks goals
 
 # Train the demonstration weights again.
 demo:

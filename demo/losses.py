@@ -26,8 +26,8 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
     The low-pass terms, the colour differences and the optical density hold hues; the gradient term holds outlines.
     """
-    loss = F.l1_loss(output, target) + 1.5 * F.mse_loss(output, target)
-    for size in (2, 4, 8):
+    loss = F.l1_loss(output, target) + 4.0 * F.mse_loss(output, target)
+    for size in (size for size in (2, 4, 8, 32) if size <= min(output.shape[-2:])):
         coarse, wanted = F.avg_pool2d(output, size), F.avg_pool2d(target, size)
         loss = (
             loss + 0.6 * F.l1_loss(coarse, wanted) + 1.0 * F.l1_loss(opponent_colours(coarse), opponent_colours(wanted))

@@ -1,15 +1,18 @@
 """Train the demonstration UNet and its text encoder on the latents of the finished autoencoder.
 
 Noise prediction under the schedule of SD-1.x (Ho et al., arXiv 2006.11239), weighted by a soft form of min-SNR
-(Hang et al., arXiv 2303.09556). In part of the steps the decoder attends to the keys and values of another image of the
-same slide at the same noise level, as the method does, so that the network learns to take an appearance over.
+(Hang et al., arXiv 2303.09556). The method starts from a painted label map and relies on the swap for all that the map
+does not say; a network of this size does not learn that by itself. So most steps rehearse it: the input is a mixture of
+the image and its own painted map, the decoder attends to another image of the slide, and the wanted noise is the one
+that leads to the image.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -45,24 +48,37 @@ DEMO_UNET = UNetConfig(
 DEMO_TEXT = TextConfig(width=64, mlp_width=256, layers=2, num_heads=4)
 
 
+Rehearsal = Literal["plain", "alone", "borrowing"]
+_TASKS: tuple[Rehearsal, ...] = get_args(Rehearsal)
+"""A step's task: to denoise an image; a mixture of image and map; the mixture with a partner's keys and values."""
+
+
 @dataclass(frozen=True)
 class UNetTraining:
     """The settings of one run; every number of the recipe. Batches are per worker."""
 
     minutes: float
-    rate: float = 8e-4
+    rate: float = 5e-4
     ema: float = 0.999
     snr_limit: float = 4.0
-    swap_share: float = 0.25
-    swap_from: float = 0.12
+    shares: tuple[float, float, float] = (0.3, 0.1, 0.6)  # of plain, alone, borrowing
+    map_from: float = 0.3
+    map_alone: float = 0.25
+    other_stain: float = 0.4
+    times: tuple[int, int] = (120, 900)
+    contrast: float = 1.67
     report_every: int = 100
-    export_minutes: float = 6.0
+    export_minutes: float = 8.0
 
 
 class Batch(NamedTuple):
-    """Clean latents [B, 4, h, w] in pairs of one slide, timesteps [B] equal within a pair, caption numbers [B]."""
+    """Latents [B, 4, h, w] in pairs of one slide, timesteps [B] equal within a pair, caption numbers [B].
+
+    ``clean`` are the images, ``mixed`` what is noised in their place where a step rehearses the method.
+    """
 
     clean: Tensor
+    mixed: Tensor
     t: Tensor
     captions: Tensor
 
@@ -82,61 +98,67 @@ class Networks(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
 
-def draw_batch(rng: np.random.Generator, data: Latents, pairs: int, side: int, device: torch.device) -> Batch:
-    """Random square crops of ``pairs`` random pairs of images."""
-    _, turns, _, height, width = data.values.shape
-    chosen, captions = [], []
+def draw_batch(
+    rng: np.random.Generator, data: Latents, pairs: int, side: int, run: UNetTraining, task: Rehearsal
+) -> Batch:
+    """Random square crops of ``pairs`` random pairs of images, on the CPU."""
+    _, turns, _, _, height, width = data.values.shape
+    clean, mixed, captions = [], [], []
     for pair in rng.integers(0, len(data.kinds) // 2, pairs):
+        turn, stain = rng.integers(turns), int(rng.random() < 0.4)
         for index in (2 * pair, 2 * pair + 1):
             top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-            view = data.values[index, rng.integers(turns), :, top : top + side, left : left + side]
-            chosen.append(view)
+            part = (slice(None), slice(top, top + side), slice(left, left + side))
+            share = 1.0 if rng.random() < run.map_alone else rng.uniform(run.map_from, 1.0)
+            beside = 1 - stain if rng.random() < run.other_stain else stain
+            views = data.values[index, turn]
+            clean.append(views[stain][part])
+            mixed.append(share * data.maps[index, turn][part] + (1.0 - share) * views[beside][part])
             captions.append(caption_number(rng, data.kinds[index]))
-    t = torch.from_numpy(rng.integers(0, 1000, pairs)).repeat_interleave(2)
-    return Batch(torch.stack(chosen).to(device), t.to(device), torch.tensor(captions, device=device))
+    t = torch.from_numpy(rng.integers(*((0, 1000) if task == "plain" else run.times), pairs)).repeat_interleave(2)
+    return Batch(torch.stack(clean), torch.stack(mixed), t, torch.tensor(captions))
 
 
 def denoising_loss(
-    unet: UNet, states: Tensor, batch: Batch, noise: Tensor, *, swapped: bool, snr_limit: float
+    unet: UNet, states: Tensor, batch: Batch, noise: Tensor, task: Rehearsal, *, contrast: float, snr_limit: float
 ) -> Tensor:
     """Weighted squared error of the predicted noise.
 
     Args:
         states: the captions' text states [captions, 77, W].
-        noise: [B, 4, h, w].
-        swapped: let every image's decoder attend at levels 0 and 1 to its partner's keys and values.
+        noise: [2, B, 4, h, w]: the inputs' and, where images borrow, their partners'.
+        task: what to rehearse. Borrowing is at levels 0 and 1 of the decoder, from the partner's features.
+        contrast: of the borrowing attention.
         snr_limit: signal-to-noise ratio about which the weight turns from that of x0 to that of eps.
     """
     alpha_bar = cumulative_alphas().to(noise.device)[batch.t][:, None, None, None]
-    noisy = alpha_bar.sqrt() * batch.clean + (1.0 - alpha_bar).sqrt() * noise
+    signal, deviation = alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
+    noisy = signal * (batch.clean if task == "plain" else batch.mixed) + deviation * noise[0]
+    wanted = (noisy - signal * batch.clean) / deviation
     cond = unet.condition(states[batch.captions], batch.t)
     source = None
-    if swapped:
+    if task == "borrowing":
         partner = torch.arange(len(noisy), device=noisy.device) ^ 1
-        features = {layer: tokens[partner] for layer, tokens in unet.features(noisy, cond, (0, 1)).items()}
-        source = KVSource(features, contrast=1.0, impl="torch")
-    error = (unet(noisy, cond, kv_source=source).eps.float() - noise).square().mean(dim=(1, 2, 3))
+        seen = signal * batch.clean + deviation * noise[1]
+        features = {layer: tokens[partner] for layer, tokens in unet.features(seen, cond, (0, 1)).items()}
+        # The reference is differentiable at any contrast.
+        source = KVSource(features, contrast=contrast, impl="torch" if contrast == 1.0 else "reference")
+    error = (unet(noisy, cond, kv_source=source).eps.float() - wanted).square().mean(dim=(1, 2, 3))
     ratio = (alpha_bar / (1.0 - alpha_bar)).flatten()
     weight = snr_limit / (ratio + snr_limit)
     return (weight * error).sum() / weight.sum()
 
 
 def train_unet(
-    configs: tuple[UNetConfig, TextConfig],
-    run: UNetTraining,
-    small: Latents,
-    large: Latents,
-    vae: VAE,
-    folder: Path,
-    worker: Worker,
+    live: Networks, run: UNetTraining, latents: tuple[Latents, Latents], vae: VAE, folder: Path, worker: Worker
 ) -> None:
-    """Train until the minutes are spent, from ``folder/unet.safetensors`` if there is one; exports into ``folder``."""
-    torch.manual_seed(0)
-    live = Networks(*configs).to(worker.device)
-    average = Networks(*configs).to(worker.device)
+    """Train until the minutes are spent, from ``folder/unet.safetensors`` if there is one; exports into ``folder``.
+
+    ``latents`` are those of small and of large images.
+    """
+    average = copy.deepcopy(live)
     checkpoint = folder / "unet.safetensors"
     clock, step = Clock(run.minutes * 60.0), 0
-    average.load_state_dict(live.state_dict())
     if checkpoint.exists():
         tensors, clock.spent, step = load_checkpoint(checkpoint)
         live.load_state_dict(with_prefix(tensors, "live."))
@@ -152,20 +174,18 @@ def train_unet(
 
     while (fraction := clock.fraction(worker)) < 1.0:
         pairs, side = _shape_of_batch(fraction, step)
-        batch = draw_batch(rng, large if side > small.values.shape[-1] else small, pairs, side, worker.device)
         # Drawn from the step's number, so that all workers agree.
-        swapped = fraction > run.swap_from and np.random.default_rng(step).random() < run.swap_share
+        drawn = np.random.default_rng(step)
+        task: Rehearsal = _TASKS[int(drawn.choice(3, p=run.shares))]
+        # Maps of all queries against all keys are small enough on small grids alone.
+        contrast = run.contrast if side == 16 and drawn.random() < 0.4 else 1.0
+        drawn_batch = draw_batch(rng, latents[int(side > 32)], pairs, side, run, task)
+        batch = Batch(*(tensor.to(worker.device) for tensor in drawn_batch))
         set_learning_rate(optimizer, learning_rate(run.rate, fraction, step - begun, warmup=100))
-        # On the CPU bfloat16 gains nothing at these widths.
-        with torch.autocast(worker.device.type, torch.bfloat16, enabled=worker.device.type == "cuda"):
-            loss = denoising_loss(
-                live.unet,
-                live.text_encoder(ids),
-                batch,
-                torch.randn_like(batch.clean),
-                swapped=swapped,
-                snr_limit=run.snr_limit,
-            )
+        noise = torch.randn(2, *batch.clean.shape, device=worker.device)
+        with torch.autocast(worker.device.type, torch.bfloat16):
+            states = live.text_encoder(ids)
+            loss = denoising_loss(live.unet, states, batch, noise, task, contrast=contrast, snr_limit=run.snr_limit)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         average_gradients(parameters, worker)
@@ -175,7 +195,7 @@ def train_unet(
         with torch.no_grad():
             torch._foreach_lerp_(average.trained(), parameters, 1.0 - decay)
         step += 1
-        sums.setdefault(f"{side}{' swapped' if swapped else ''}", []).append(loss.item())
+        sums.setdefault(f"{side} {task}", []).append(loss.item())
         if worker.first and step % run.report_every == 0:
             means = ", ".join(f"{name} {np.mean(values):.4f}" for name, values in sorted(sums.items()))
             log(folder, "unet", f"unet step {step} at {fraction:.3f}: {means}")
@@ -188,10 +208,10 @@ def train_unet(
 
 
 def _shape_of_batch(fraction: float, step: int) -> tuple[int, int]:
-    """Pairs and side: small grids for three quarters of the time, then larger ones for the wide layout."""
-    if fraction < 0.72:
-        return (8, 16) if step % 8 else (3, 32)
-    if step % 12 == 0:
+    """Pairs and side: small grids first, since they give more steps, then larger ones for the wide layout."""
+    if fraction < 0.35:
+        return (8, 16) if step % 3 else (3, 32)
+    if step % 24 == 0:
         return 1, 64
     return (3, 32) if step % 3 else (8, 16)
 

@@ -105,4 +105,6 @@ class Upsample(nn.Module):
 
 def normalise(norm: nn.GroupNorm, x: Tensor, *, silu: bool, impl: Implementation) -> Tensor:
     """``norm`` of ``x`` [B, C, H, W] by ``kernels``, followed by SiLU where ``silu`` says so."""
-    return group_norm(x, norm.num_groups, norm.weight, norm.bias, eps=norm.eps, silu=silu, impl=impl)
+    # The same tensors, but under autocast, where features alone are of the half type.
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    return group_norm(x, norm.num_groups, weight, bias, eps=norm.eps, silu=silu, impl=impl)
