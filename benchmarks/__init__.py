@@ -10,6 +10,7 @@ BENCHMARKS = {
     "kernels": ("kernels:main", "attention, group norm with SiLU, GEGLU and AdaIN beside PyTorch's ways"),
     "ablation": ("variants:ablation", "the exact optimisations, switched on one after the other"),
     "scaling": ("variants:scaling", "how our times grow with size, classes and targets"),
+    "estimate": ("estimate:main", "how long the attention kernel should take on an H100, by its machine code"),
     "goals": ("goals:main", "what a GPU is to show, beside what its latest rows show"),
     "table": ("table:main", "the tables and the plot of docs/benchmarks.md, made from benchmarks/results"),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import BENCHMARKS
+from benchmarks.estimate import ESTIMATES, beside_measured
 from benchmarks.record import RESULTS, Row, read
 
 
@@ -113,5 +114,5 @@ def main(arguments: Sequence[str]) -> int:
     if not lines:
         print(f"{options.results}: no rows of a GPU; `make gpu` on one makes them", file=sys.stderr)
         return 2
-    print("\n".join(lines))
+    print("\n".join([*lines, *beside_measured(ESTIMATES, options.results / "kernels.jsonl")]))
     return int(any(line.endswith(("NO", "not measured")) for line in lines))

@@ -83,14 +83,20 @@ def attention(setting: Setting, batch: int, heads: int, tokens: int, width: int)
     cost, plain_cost = (attention_cost(*shape, contrast=contrast) for contrast in (True, False))
     flex = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
 
-    def ours(contrast: float, *labelled: Any) -> Tensor:
-        result = launch(q, k, v, contrast, *labelled).result
+    # Apart, rows have strides that at some widths are no multiples of 16 elements.
+    apart = q.contiguous(), k.contiguous(), v.contiguous()
+
+    def ours(contrast: float, *labelled: Any, contiguous: bool = False, skip: bool = False) -> Tensor:
+        query, key, value = apart if contiguous else (q, k, v)
+        result = launch(query, key, value, contrast, *labelled, skip=skip).result
         return result.out if isinstance(result, AttentionResult) else result
 
     wide = q.float(), k.float(), v.float()
     return {
         "ours": Side(partial(ours, CONTRAST), sharp, cost),
         "ours, with statistics": Side(partial(ours, CONTRAST, (labels, labels), CLASSES), sharp, cost),
+        "ours, heads apart": Side(partial(ours, CONTRAST, contiguous=True), sharp, cost),
+        "ours, skipping tiles": Side(partial(ours, CONTRAST, skip=True), sharp, cost),
         "ours, without contrast": Side(partial(ours, 1.0), plain, plain_cost),
         "materialised": Side(partial(materialised, q, k, v, CONTRAST), sharp),
         "materialised float32": Side(partial(materialised, *wide, CONTRAST), sharp),

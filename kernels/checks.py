@@ -21,6 +21,8 @@ CONTRAST_RANGE: tuple[float, float] = (1e-6, 1e6)
 MOST_CLASSES = 2**16
 # What is added to variances: 0, or what float32 holds with all its digits.
 EPS_RANGE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max)
+# Of Triton's offsets within an image, and of a grid's second dimension.
+MOST_ELEMENTS, MOST_PROGRAMS = 2**31, 2**16 - 1
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -190,6 +192,20 @@ def check_triton(reasons: Reasons, impl: str, x: Tensor, width: int | None = Non
     else:
         interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         reasons.unless(interpreted, f"impl='triton' needs a CUDA device, the data is on {x.device}")
+
+
+def check_reach(reasons: Reasons, impl: str, tensors: dict[str, Tensor], programs: int = 1) -> None:
+    """What the Triton kernels reach: images by 64-bit offsets, all of one by 32-bit ones; ``programs`` side by side."""
+    if impl != "triton":
+        return
+    for name, t in tensors.items():
+        extent = sum((size - 1) * abs(stride) for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
+        reasons.unless(
+            extent < MOST_ELEMENTS, f"impl='triton' reaches 2**31 elements of an image, {name} spans {extent + 1}"
+        )
+    reasons.unless(
+        programs <= MOST_PROGRAMS, f"impl='triton' takes at most {MOST_PROGRAMS} images times heads, not {programs}"
+    )
 
 
 def check_no_gradient(reasons: Reasons, impl: str, tensors: dict[str, Tensor]) -> None:

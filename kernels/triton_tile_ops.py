@@ -24,10 +24,13 @@ def load_tile(
     WIDTH: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     EVEN_M: tl.constexpr,
+    ALIGN: tl.constexpr,  # elements that stride_m is a multiple of
 ):
     """Columns OFFSET.. of the given rows: [BLOCK_M, WIDTH]; 0 past the rows and past HEAD_DIM."""
     offs_d = OFFSET + tl.arange(0, WIDTH)
-    ptrs = base + offs_m[:, None] * stride_m + offs_d[None, :] * stride_d
+    # On the product: of a stride that is no multiple of 16 Triton keeps no such promise.
+    rows = tl.multiple_of(offs_m * stride_m, ALIGN)
+    ptrs = base + rows[:, None] + offs_d[None, :] * stride_d
     if EVEN_M and OFFSET + WIDTH <= HEAD_DIM:
         tile = tl.load(ptrs)
     elif EVEN_M:
@@ -48,10 +51,12 @@ def store_tile(
     OFFSET: tl.constexpr,
     WIDTH: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    ALIGN: tl.constexpr,  # elements that stride_m is a multiple of
 ):
     """Write columns OFFSET.. of the given rows, where a row exists and a column is not past HEAD_DIM."""
     offs_d = OFFSET + tl.arange(0, WIDTH)
-    ptrs = base + offs_m[:, None] * stride_m + offs_d[None, :] * stride_d
+    rows = tl.multiple_of(offs_m * stride_m, ALIGN)
+    ptrs = base + rows[:, None] + offs_d[None, :] * stride_d
     tl.store(ptrs, tile, mask=mask_m[:, None] & (offs_d < HEAD_DIM)[None, :])
 
 

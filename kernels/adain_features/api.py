@@ -54,6 +54,7 @@ def adain_features(
     if not reasons.unless(out.ndim == 4 and out.numel() > 0, f"out must be [B, H, N, D], is {checks.shape(out)}"):
         reasons.throw()
     checks.check_triton(reasons, impl, out, out.shape[-1])
+    checks.check_reach(reasons, impl, {"out": out}, out.shape[0] * out.shape[1])
     checks.check_no_gradient(reasons, impl, {"out": out})
     batch, heads, queries, width = out.shape
     count = result.query.count

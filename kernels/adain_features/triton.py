@@ -39,10 +39,11 @@ def _adapt_piece(
     OFFSET: tl.constexpr,
     WIDTH: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    ALIGN: tl.constexpr,
     EMULATE_BF16: tl.constexpr,
 ):
     offs_d = OFFSET + tl.arange(0, WIDTH)
-    x = load_tile(x_base, offs_m, stride_xm, stride_xd, mask_m, OFFSET, WIDTH, HEAD_DIM, False)
+    x = load_tile(x_base, offs_m, stride_xm, stride_xd, mask_m, OFFSET, WIDTH, HEAD_DIM, False, ALIGN)
     offs = statistics[:, None] + offs_d[None, :]
     mask = member[:, None] & (offs_d < HEAD_DIM)[None, :]
     key_variance = tl.load(key_variance_ptr + offs, mask=mask, other=0.0)
@@ -51,7 +52,7 @@ def _adapt_piece(
     adapted = (x.to(tl.float32) - query_mean) * tl.sqrt((key_variance + eps) / (query_variance + eps))
     adapted += tl.load(key_mean_ptr + offs, mask=mask, other=0.0)
     out = tl.where(member[:, None], round_to(adapted, x.dtype, EMULATE_BF16), x)
-    store_tile(out_base, out, offs_m, stride_om, 1, mask_m, OFFSET, WIDTH, HEAD_DIM)
+    store_tile(out_base, out, offs_m, stride_om, 1, mask_m, OFFSET, WIDTH, HEAD_DIM, ALIGN)
 
 
 @triton.jit(do_not_specialize=["H", "N", "num_classes"])
@@ -82,7 +83,7 @@ def adain_features_kernel(
     HEAD_DIM_0: tl.constexpr,
     HEAD_DIM_1: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    ALIGN: tl.constexpr,  # elements that strides of heads are multiples of
+    ALIGN: tl.constexpr,  # elements that strides of rows and heads are multiples of
     EMULATE_BF16: tl.constexpr,
 ):
     """BLOCK_M queries of one image and head."""
@@ -121,6 +122,7 @@ def adain_features_kernel(
         0,
         HEAD_DIM_0,
         HEAD_DIM,
+        ALIGN,
         EMULATE_BF16,
     )
     if HEAD_DIM_1 > 0:
@@ -142,6 +144,7 @@ def adain_features_kernel(
             HEAD_DIM_0,
             HEAD_DIM_1,
             HEAD_DIM,
+            ALIGN,
             EMULATE_BF16,
         )
 

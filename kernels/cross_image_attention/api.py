@@ -101,6 +101,8 @@ def cross_image_attention(
         reasons.throw()
     checks.check_heads(reasons, q, k, v)
     checks.check_triton(reasons, impl, q, q.shape[-1] if q.ndim == 4 else None)
+    if q.ndim == k.ndim == v.ndim == 4:
+        checks.check_reach(reasons, impl, {"q": q, "k": k, "v": v}, q.shape[0] * q.shape[1])
     if impl != "torch" or contrasted or within_class or query_labels is not None:
         checks.check_no_gradient(reasons, impl, data)
     if query_labels is None or key_labels is None:
@@ -113,6 +115,12 @@ def cross_image_attention(
             ("key_labels", key_labels, k.shape[2]),
         ):
             checks.check_labels(reasons, name, labels, ((count,), (batch, count)), num_classes, q.device)
+        if impl == "triton" and num_classes is not None:
+            partials = batch * q.shape[1] * (q.shape[2] + k.shape[2]) * num_classes // 16
+            reasons.unless(
+                partials < checks.MOST_ELEMENTS,
+                f"impl='triton' takes fewer classes of so many positions: {partials} partial statistics of 2**31",
+            )
     reasons.throw()
 
     contrast = float(contrast)

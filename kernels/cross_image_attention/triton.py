@@ -12,10 +12,17 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.cross_image_attention.tiles import Tiles, choose_tiles
+from kernels.cross_image_attention.tiles import SKIPPING, Tiles, choose_tiles
 from kernels.cross_image_attention.torch_masked import zero_nonfinite
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, LEAST_SKIPPING, attention_kernel
-from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS, empty_partials, empty_statistics
+from kernels.cross_image_attention.triton_statistics import (
+    GROUP,
+    MERGE_WARPS,
+    empty_partials,
+    empty_statistics,
+    merge_kernel,
+    merging,
+)
 from kernels.head_widths import split_width
 from kernels.results import AttentionResult
 from kernels.strides import alignment
@@ -53,14 +60,15 @@ def labelled_attention(
     return result
 
 
-def _tiles_for(q: Tensor) -> Tiles:
+def _tiles_for(q: Tensor, *, burdened: bool) -> Tiles:
     batch, heads, queries, width = q.shape
     architecture, multiprocessors = 80, 1  # the interpreter's
     if q.is_cuda:
         major, minor = torch.cuda.get_device_capability(q.device)
         architecture = 10 * major + minor
         multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
-    return choose_tiles(width, q.element_size(), architecture, multiprocessors, batch * heads, queries)
+    sizes = (width, q.element_size(), architecture, multiprocessors, batch * heads, queries)
+    return choose_tiles(*sizes, burdened=burdened)
 
 
 def launch(
@@ -72,7 +80,7 @@ def launch(
     num_classes: int = 0,
     *,
     within_class: bool = False,
-    skip: bool = True,
+    skip: bool = SKIPPING,
     tiles: Tiles | None = None,
 ) -> Launch:
     """One launch of the kernel; arguments as `api` checks them.
@@ -90,8 +98,9 @@ def launch(
     """
     batch, heads, queries, head_dim = q.shape
     keys = k.shape[2]
+    skip = skip and contrast > LEAST_SKIPPING and keys > 1
     if tiles is None:
-        tiles = _tiles_for(q)
+        tiles = _tiles_for(q, burdened=skip or within_class)
     qk_scale = math.log2(math.e) / math.sqrt(head_dim)
     if keys == 1:
         # Its probability is 1 at every contrast: exactly, where the rounding of its score is too small to show in the
@@ -101,23 +110,23 @@ def launch(
     programs = batch * heads * m_tiles
     out = q.new_empty(batch, queries, heads, head_dim).transpose(1, 2)
     tile_max = tile_lists = visited = None
-    if skip and contrast > LEAST_SKIPPING:
+    if skip:
         tile_max = torch.empty(programs, n_tiles, tiles.block_m, dtype=torch.bfloat16, device=q.device)
         tile_lists = torch.empty(programs, n_tiles, dtype=torch.int32, device=q.device)
         visited = torch.empty(programs, dtype=torch.int32, device=q.device)
     query_labels = key_labels = nonfinite = None
-    partials: tuple[Tensor | None, ...] = (None, None, None)
-    statistics: tuple[Tensor | None, ...] = (None,) * 6
+    partials: tuple[Tensor | None, ...] = (None, None)
+    query_slots, key_slots = triton.cdiv(queries, GROUP), triton.cdiv(keys, GROUP)
     result: Tensor | AttentionResult = out
     if labels is not None:
         query_labels, key_labels = labels
-        partials = empty_partials(batch * heads, m_tiles + n_tiles, num_classes, head_dim, q.device)
+        partials = empty_partials(batch * heads, query_slots + key_slots, num_classes, head_dim, q.device)
         query_statistics = empty_statistics(batch, heads, num_classes, head_dim, q.device)
         key_statistics = empty_statistics(batch, heads, num_classes, head_dim, q.device)
-        statistics = (*vars(query_statistics).values(), *vars(key_statistics).values())
         result = AttentionResult(out, query_statistics, key_statistics)
         if within_class:
             v, nonfinite = zero_nonfinite(v, key_labels, num_classes)
+    first_n = tiles.first_keys(contrast=contrast != 1)
     head_dim_0, head_dim_1 = split_width(head_dim)
     with device_of(q):
         attention_kernel[(m_tiles, batch * heads)](
@@ -132,7 +141,6 @@ def launch(
             visited,
             nonfinite,
             *partials,
-            *statistics,
             *q.stride(),
             *k.stride(),
             *v.stride(),
@@ -151,6 +159,8 @@ def launch(
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
             EVEN_N=keys % tiles.block_n == 0,
+            FIRST_N=first_n,
+            EVEN_FIRST_N=keys % first_n == 0,
             CONTRAST=contrast != 1,
             SKIP=tile_max is not None,
             STATISTICS=labels is not None,
@@ -161,12 +171,25 @@ def launch(
             EMULATE_BF16=emulates_bf16(q.dtype),
             COMPARED=COMPARED_TILES,
             COUNTED=COUNTED_LABELS,
-            MERGED=MERGED_PARTIALS,
+            GROUP=GROUP,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
             maxnreg=tiles.maxnreg,
             enable_fp_fusion=True,
         )
+        if labels is not None:
+            merge_kernel[(2 * num_classes, batch * heads)](
+                *partials,
+                *vars(query_statistics).values(),
+                *vars(key_statistics).values(),
+                heads,
+                query_slots,
+                key_slots,
+                num_classes,
+                **merging(head_dim),
+                num_warps=MERGE_WARPS,
+                enable_fp_fusion=True,
+            )
     if nonfinite is not None:
         of_class = nonfinite[:, :, :num_classes]
         key_statistics.mean.add_(of_class)

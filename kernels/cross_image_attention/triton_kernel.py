@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 
 from kernels.cross_image_attention.triton_pass import pass_over_keys
-from kernels.cross_image_attention.triton_statistics import merge_partials, store_partials
+from kernels.cross_image_attention.triton_statistics import store_partials
 from kernels.triton_tile_ops import load_tile, round_to, store_tile
 
 # Tiles whose row maxima are compared at once, and key labels counted at once.
@@ -108,15 +108,8 @@ def attention_kernel(
     tile_lists_ptr,  # [B·H, M_TILES, N_TILES], int32, scratch
     visited_ptr,  # [B·H, M_TILES], int32, written
     nonfinite_ptr,  # [B, H, C + 1, HEAD_DIM], float32: sums of what v lacks, by class and of all; for WITHIN_CLASS
-    partial_counts_ptr,  # [B·H, M_TILES + N_TILES, C], float32, scratch; None without STATISTICS, like all below
-    partial_moments_ptr,  # [B·H, M_TILES + N_TILES, C, 2, HEAD_DIM], float32, scratch
-    tickets_ptr,  # [B·H], int32, zero
-    query_count_ptr,  # [B, C], int64, written
-    query_mean_ptr,  # [B, H, C, HEAD_DIM], float32, written
-    query_variance_ptr,  # [B, H, C, HEAD_DIM], float32, written
-    key_count_ptr,  # [B, C], int64, written
-    key_mean_ptr,  # [B, H, C, HEAD_DIM], float32, written
-    key_variance_ptr,  # [B, H, C, HEAD_DIM], float32, written
+    partial_counts_ptr,  # [B·H, S, C], float32, written; None without STATISTICS, like the next
+    partial_moments_ptr,  # [B·H, S, C, 2, HEAD_DIM], float32, written
     stride_qz,
     stride_qh,
     stride_qm,
@@ -149,17 +142,19 @@ def attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     EVEN_N: tl.constexpr,  # BLOCK_N divides N_K
+    FIRST_N: tl.constexpr,  # keys at once in a first pass that finds no output, a multiple of BLOCK_N
+    EVEN_FIRST_N: tl.constexpr,
     CONTRAST: tl.constexpr,  # β is not 1
     SKIP: tl.constexpr,  # leave out tiles that contribute nothing
     STATISTICS: tl.constexpr,
     WITHIN_CLASS: tl.constexpr,
-    ALIGN: tl.constexpr,  # elements that strides of heads of q, k and v are multiples of
+    ALIGN: tl.constexpr,  # elements that strides of rows and heads of q, k and v are multiples of
     ALIGN_OUT: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     EMULATE_BF16: tl.constexpr,
     COMPARED: tl.constexpr,
     COUNTED: tl.constexpr,
-    MERGED: tl.constexpr,
+    GROUP: tl.constexpr,  # rows of one partial; divides BLOCK_M
 ):
     # This program's image, head and queries.
     start_m = tl.program_id(0)
@@ -174,10 +169,10 @@ def attention_kernel(
     q_base = q_ptr + off_z * stride_qz + tl.multiple_of(off_h * stride_qh, ALIGN)
     k_base = k_ptr + off_z * stride_kz + tl.multiple_of(off_h * stride_kh, ALIGN)
     v_base = v_ptr + off_z * stride_vz + tl.multiple_of(off_h * stride_vh, ALIGN)
-    q_0 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, 0, HEAD_DIM_0, HEAD_DIM, False)
+    q_0 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, 0, HEAD_DIM_0, HEAD_DIM, False, ALIGN)
     q_1 = q_0
     if HEAD_DIM_1 > 0:
-        q_1 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, False)
+        q_1 = load_tile(q_base, offs_m, stride_qm, stride_qd, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, False, ALIGN)
 
     # Which keys each query sees, and 1 over their number.
     if STATISTICS:
@@ -226,17 +221,19 @@ def attention_kernel(
         stride_kln,
         tile_max_ptr,
         tile_list_ptr,
-        n_tiles,
+        tl.cdiv(N_K, FIRST_N),
         1,
         HEAD_DIM,
         HEAD_DIM_0,
         HEAD_DIM_1,
         BLOCK_M,
+        FIRST_N,
         BLOCK_N,
-        EVEN_N,
+        EVEN_FIRST_N,
         CONTRAST,
         SKIP,
         WITHIN_CLASS,
+        ALIGN,
         INPUT_PRECISION,
         EMULATE_BF16,
     )
@@ -288,10 +285,12 @@ def attention_kernel(
             HEAD_DIM_1,
             BLOCK_M,
             BLOCK_N,
+            BLOCK_N,
             EVEN_N,
             CONTRAST,
             SKIP,
             WITHIN_CLASS,
+            ALIGN,
             INPUT_PRECISION,
             EMULATE_BF16,
         )
@@ -310,14 +309,16 @@ def attention_kernel(
     # The output, rounded once.
     out_base = out_ptr + off_z * stride_oz + tl.multiple_of(off_h * stride_oh, ALIGN_OUT)
     out_0 = round_to(acc_0, out_ptr.dtype.element_ty, EMULATE_BF16)
-    store_tile(out_base, out_0, offs_m, stride_om, stride_od, mask_m, 0, HEAD_DIM_0, HEAD_DIM)
+    store_tile(out_base, out_0, offs_m, stride_om, stride_od, mask_m, 0, HEAD_DIM_0, HEAD_DIM, ALIGN_OUT)
     if HEAD_DIM_1 > 0:
         out_1 = round_to(acc_1, out_ptr.dtype.element_ty, EMULATE_BF16)
-        store_tile(out_base, out_1, offs_m, stride_om, stride_od, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM)
+        store_tile(out_base, out_1, offs_m, stride_om, stride_od, mask_m, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, ALIGN_OUT)
 
     if STATISTICS:
         # Partial statistics of the output's rows.
-        slot = off_hz * (m_tiles + n_tiles)
+        query_slots = tl.cdiv(N_Q, GROUP)
+        key_slots = tl.cdiv(N_K, GROUP)
+        slot = off_hz * (query_slots + key_slots)
         query_labels = tl.load(query_labels_ptr + offs_m * stride_qlm, mask=mask_m, other=0)
         store_partials(
             acc_0,
@@ -326,22 +327,27 @@ def attention_kernel(
             mask_m,
             partial_counts_ptr,
             partial_moments_ptr,
-            slot + start_m,
+            slot + start_m * (BLOCK_M // GROUP),
+            slot + query_slots,
             num_classes,
             HEAD_DIM,
             HEAD_DIM_0,
             HEAD_DIM_1,
+            GROUP,
         )
-        # And of the values, whose tiles are shared out among the programs: one more reading of v, from the cache.
-        for tile in range(start_m, n_tiles, m_tiles):
-            offs_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        # And of the values, shared out among the programs: one more reading of v, from the cache.
+        slot += query_slots
+        for tile in range(start_m, tl.cdiv(N_K, BLOCK_M), m_tiles):
+            offs_n = tile * BLOCK_M + tl.arange(0, BLOCK_M)
             mask_n = offs_n < N_K
             key_labels = tl.load(key_labels_ptr + offs_n * stride_kln, mask=mask_n, other=0)
-            v_0 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N)
+            v_0 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, False, ALIGN)
             v_0 = v_0.to(tl.float32)
             v_1 = v_0
             if HEAD_DIM_1 > 0:
-                v_1 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N)
+                v_1 = load_tile(
+                    v_base, offs_n, stride_vn, stride_vd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, False, ALIGN
+                )
                 v_1 = v_1.to(tl.float32)
             store_partials(
                 v_0,
@@ -350,44 +356,11 @@ def attention_kernel(
                 mask_n,
                 partial_counts_ptr,
                 partial_moments_ptr,
-                slot + m_tiles + tile,
+                slot + tile * (BLOCK_M // GROUP),
+                slot + key_slots,
                 num_classes,
                 HEAD_DIM,
                 HEAD_DIM_0,
                 HEAD_DIM_1,
-            )
-        # The image and head's last program merges them.
-        tl.debug_barrier()  # every thread's partials are written before the ticket says so
-        if tl.atomic_add(tickets_ptr + off_hz, 1, sem="acq_rel") == m_tiles - 1:
-            merge_partials(
-                partial_counts_ptr,
-                partial_moments_ptr,
-                slot,
-                m_tiles,
-                query_count_ptr,
-                query_mean_ptr,
-                query_variance_ptr,
-                off_hz,
-                H,
-                num_classes,
-                HEAD_DIM,
-                HEAD_DIM_0,
-                HEAD_DIM_1,
-                MERGED,
-            )
-            merge_partials(
-                partial_counts_ptr,
-                partial_moments_ptr,
-                slot + m_tiles,
-                n_tiles,
-                key_count_ptr,
-                key_mean_ptr,
-                key_variance_ptr,
-                off_hz,
-                H,
-                num_classes,
-                HEAD_DIM,
-                HEAD_DIM_0,
-                HEAD_DIM_1,
-                MERGED,
+                GROUP,
             )

@@ -33,17 +33,18 @@ def _scores(
     BLOCK_N: tl.constexpr,
     EVEN_N: tl.constexpr,
     WITHIN_CLASS: tl.constexpr,
+    ALIGN: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     EMULATE_BF16: tl.constexpr,
 ):
     """q kᵀ of one tile of keys [BLOCK_M, BLOCK_N], not yet scaled; -inf where a key is hidden or does not exist."""
     offs_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < N_K
-    k_0 = load_tile(k_base, offs_n, stride_kn, stride_kd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N)
+    k_0 = load_tile(k_base, offs_n, stride_kn, stride_kd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N, ALIGN)
     qk = tl.zeros([q_0.shape[0], BLOCK_N], tl.float32)
     qk = dot(q_0, tl.trans(k_0), qk, INPUT_PRECISION, EMULATE_BF16)
     if HEAD_DIM_1 > 0:
-        k_1 = load_tile(k_base, offs_n, stride_kn, stride_kd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N)
+        k_1 = load_tile(k_base, offs_n, stride_kn, stride_kd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N, ALIGN)
         qk = dot(q_1, tl.trans(k_1), qk, INPUT_PRECISION, EMULATE_BF16)
     if WITHIN_CLASS:
         key_class = tl.load(key_labels_ptr + offs_n * stride_kln, mask=mask_n, other=0).to(tl.int32)
@@ -85,10 +86,12 @@ def pass_over_keys(
     HEAD_DIM_1: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    TILE_N: tl.constexpr,  # keys of a tile as tile_max and tile_list count them; BLOCK_N in pass 2
     EVEN_N: tl.constexpr,
     CONTRAST: tl.constexpr,
     SKIP: tl.constexpr,
     WITHIN_CLASS: tl.constexpr,
+    ALIGN: tl.constexpr,  # elements that the strides of rows are multiples of
     INPUT_PRECISION: tl.constexpr,
     EMULATE_BF16: tl.constexpr,
 ):
@@ -98,10 +101,14 @@ def pass_over_keys(
         level = l_i
         if WITHIN_CLASS:
             level = tl.reshape(l_i[:, None] * mean, [BLOCK_M])
+    tile = 0
+    if PASS == 2 and SKIP:
+        tile = tl.load(tile_list_ptr)
     for visit in range(visits):
-        tile = visit
+        next_tile = visit + 1
         if PASS == 2 and SKIP:
-            tile = tl.load(tile_list_ptr + visit)
+            # A visit early: loads from an address that is still being read could not be in flight meanwhile.
+            next_tile = tl.load(tile_list_ptr + tl.minimum(visit + 1, visits - 1))
         qk = _scores(
             q_0,
             q_1,
@@ -120,15 +127,23 @@ def pass_over_keys(
             BLOCK_N,
             EVEN_N,
             WITHIN_CLASS,
+            ALIGN,
             INPUT_PRECISION,
             EMULATE_BF16,
         )
         if PASS == 1:
-            m_ij = tl.max(qk, 1) * qk_scale
             if SKIP:
+                # Of each tile that the second pass could visit: a step here may hold several.
+                PARTS: tl.constexpr = BLOCK_N // TILE_N
+                tile_maxima = tl.max(tl.reshape(qk, [BLOCK_M, PARTS, TILE_N]), 2) * qk_scale
+                m_ij = tl.max(tile_maxima, 1)
                 # bfloat16, rounded up: a bound that is a little high only skips a little less.
-                raised = tl.maximum(m_ij * (1 + 1 / 128), m_ij * (1 - 1 / 128))
-                tl.store(tile_max_ptr + tile * BLOCK_M + tl.arange(0, BLOCK_M), raised.to(tl.bfloat16))
+                raised = tl.maximum(tile_maxima * (1 + 1 / 128), tile_maxima * (1 - 1 / 128))
+                tiles = tile * PARTS + tl.arange(0, PARTS)[None, :]
+                ptrs = tile_max_ptr + tiles * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+                tl.store(ptrs, raised.to(tl.bfloat16), mask=tiles * TILE_N < N_K)
+            else:
+                m_ij = tl.max(qk, 1) * qk_scale
             m_ij = tl.maximum(m_i, m_ij)
             # A row that has seen no key yet keeps -inf, and exp2(-inf - 0) is 0.
             base = tl.where(m_ij == float("-inf"), 0.0, m_ij) if WITHIN_CLASS else m_ij
@@ -150,10 +165,13 @@ def pass_over_keys(
         if PASS == 2 or not CONTRAST:
             offs_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
             mask_n = offs_n < N_K
-            v_0 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N)
+            v_0 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, 0, HEAD_DIM_0, HEAD_DIM, EVEN_N, ALIGN)
             p = round_to(p, v_0.dtype, EMULATE_BF16)
             acc_0 = dot(p, v_0, acc_0 * alpha[:, None] if PASS == 1 else acc_0, INPUT_PRECISION, EMULATE_BF16)
             if HEAD_DIM_1 > 0:
-                v_1 = load_tile(v_base, offs_n, stride_vn, stride_vd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N)
+                v_1 = load_tile(
+                    v_base, offs_n, stride_vn, stride_vd, mask_n, HEAD_DIM_0, HEAD_DIM_1, HEAD_DIM, EVEN_N, ALIGN
+                )
                 acc_1 = dot(p, v_1, acc_1 * alpha[:, None] if PASS == 1 else acc_1, INPUT_PRECISION, EMULATE_BF16)
+        tile = next_tile
     return acc_0, acc_1, m_i, l_i

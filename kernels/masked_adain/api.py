@@ -69,6 +69,7 @@ def masked_adain(
         reasons.throw()
     checks.check_alike(reasons, {"z": z, "source": source})
     checks.check_triton(reasons, impl, z)
+    checks.check_reach(reasons, impl, {"z": z, "source": source})
     checks.check_no_gradient(reasons, impl, {"z": z, "source": source})
     for name, t in (("z", z), ("source", source)):
         reasons.unless(t.ndim == 4 and t.numel() > 0, f"{name} must be [B, C, h, w], is {checks.shape(t)}")

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -16,9 +16,9 @@ from triton.compiler import ASTSource
 
 from kernels.adain_features import tiles as features_tiles
 from kernels.adain_features.triton import adain_features_kernel
-from kernels.cross_image_attention.tiles import Tiles
+from kernels.cross_image_attention.tiles import SKIPPING, Tiles
 from kernels.cross_image_attention.triton_kernel import COMPARED_TILES, COUNTED_LABELS, attention_kernel
-from kernels.cross_image_attention.triton_statistics import MERGED_PARTIALS
+from kernels.cross_image_attention.triton_statistics import GROUP, MERGE_WARPS, merge_kernel, merging
 from kernels.geglu import tiles as geglu_tiles
 from kernels.geglu.triton import geglu_kernel
 from kernels.group_norm.tiles import choose_group_tiles, power_of_two
@@ -38,7 +38,6 @@ INTEGER_POINTERS = {
     "key_count_ptr": "*i64",
     "tile_lists_ptr": "*i32",
     "visited_ptr": "*i32",
-    "tickets_ptr": "*i32",
 }
 DATA = {f"{name}_ptr" for name in ("q", "k", "v", "out", "x", "z", "source", "weight", "bias", "projected")}
 FLOATS = {"qk_scale", "contrast", "eps"}
@@ -46,6 +45,8 @@ FLOATS = {"qk_scale", "contrast", "eps"}
 ALIGNED_STRIDES = re.compile(r"stride_(q|k|v|o|x|z|s|ql|kl|l|zl|sl)(z|b|m|n|p)")
 # Sizes and strides that are multiples of 16 at SD-1.5's shapes.
 ALIGNED_SIZES = frozenset({"P", "chunk_size", "N", "stride_xp", "stride_op", "stride_xc", "stride_oc", "stride_pm"})
+Sass = bool | Literal["hex"]
+"""Whether machine code is wanted, and whether with its bits."""
 ITEMSIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -74,8 +75,9 @@ def compiled(
     architecture: int,
     options: dict[str, Any],
     *,
-    sass: bool,
+    sass: Sass,
     aligned_sizes: frozenset[str] = frozenset(),
+    aligned_strides: re.Pattern[str] = ALIGNED_STRIDES,
 ) -> Build:
     """Build as a launch would, with pointers, strides of rows and strides of images multiples of 16 bytes.
 
@@ -100,7 +102,7 @@ def compiled(
             aligned = False
         else:
             signature[name] = "i32"
-            aligned = ALIGNED_STRIDES.fullmatch(name) is not None or name in aligned_sizes
+            aligned = aligned_strides.fullmatch(name) is not None or name in aligned_sizes
         if aligned:
             attributes[(i,)] = [["tt.divisibility", 16]]
     made = triton.compile(
@@ -112,7 +114,7 @@ def compiled(
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(made.asm["cubin"])
         usage = dict(re.findall(r"(\w+):(\d+)", run("cuobjdump", "-res-usage", cubin)))
-        code = run("nvdisasm", "-c", cubin) if sass else ""
+        code = run("nvdisasm", "-hex" if sass == "hex" else "-c", cubin) if sass else ""
     return Build(
         ptx=made.asm["ptx"],
         sass=code,
@@ -131,12 +133,13 @@ def build_attention(
     *,
     even: bool = True,
     contrast: bool = True,
-    skip: bool = True,
+    skip: bool = SKIPPING,
     statistics: bool = True,
     within_class: bool = False,
-    sass: bool = False,
+    sass: Sass = False,
+    apart: bool = False,
 ) -> Build:
-    """The attention kernel at one head width."""
+    """The attention kernel at one head width; with heads ``apart`` a row's stride is the width itself."""
     align = 4 if dtype == "float32" else 8
     constants: dict[str, Any] = dict.fromkeys(("stride_qd", "stride_kd", "stride_vd", "stride_od"), 1)
     constants |= dict.fromkeys(("stride_qlm", "stride_kln"), 1)
@@ -147,6 +150,8 @@ def build_attention(
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
         "EVEN_N": even,
+        "FIRST_N": tiles.first_keys(contrast=contrast),
+        "EVEN_FIRST_N": even,
         "CONTRAST": contrast,
         "SKIP": skip and contrast,
         "STATISTICS": statistics,
@@ -157,18 +162,23 @@ def build_attention(
         "EMULATE_BF16": False,
         "COMPARED": COMPARED_TILES,
         "COUNTED": COUNTED_LABELS,
-        "MERGED": MERGED_PARTIALS,
+        "GROUP": GROUP,
     }
     if not constants["SKIP"]:
         constants |= dict.fromkeys(("tile_max_ptr", "tile_lists_ptr", "visited_ptr"))
     if not within_class:
         constants["nonfinite_ptr"] = None
     if not statistics:
-        scratch = ("partial_counts_ptr", "partial_moments_ptr", "tickets_ptr")
+        scratch = ("partial_counts_ptr", "partial_moments_ptr")
         constants |= dict.fromkeys(("query_labels_ptr", "key_labels_ptr", *scratch))
-        constants |= {f"{side}_{name}_ptr": None for side in ("query", "key") for name in ("count", "mean", "variance")}
     options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": tiles.maxnreg}
-    return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass)
+    strides = re.compile(r"stride_[qkvo]z") if apart else ALIGNED_STRIDES
+    return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass, aligned_strides=strides)
+
+
+def build_merging(width: int, architecture: int, *, sass: Sass = False) -> Build:
+    """The kernel that merges the statistics' partials."""
+    return compiled(merge_kernel, merging(width), "float16", architecture, {"num_warps": MERGE_WARPS}, sass=sass)
 
 
 def build_adain(width: int, dtype: str, architecture: int) -> dict[str, Build]:

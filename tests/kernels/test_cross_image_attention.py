@@ -266,3 +266,29 @@ def test_gradients_are_refused_where_they_would_be_lost() -> None:
     cross_image_attention(q, k, v).sum().backward()
     assert q.grad is not None
     cross_image_attention(q, k, v, contrast=1.67, impl="reference").sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "said"),
+    [
+        ((1, 1, 2, 8), (2**32, 2**32, 2**31, 1), "reaches 2\\*\\*31 elements of an image, k spans"),
+        ((1, 3, 2, 8), (2**32, 2**30, 8, 1), "reaches 2\\*\\*31 elements of an image, k spans"),
+        ((2**13, 8, 1, 8), (64, 8, 8, 1), "at most 65535 images times heads, not 65536"),
+    ],
+)
+def test_what_triton_cannot_reach_is_refused(
+    shape: tuple[int, ...], strides: tuple[int, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    q = torch.empty(shape, device="meta")
+    k = torch.empty_strided(shape, strides, device="meta")
+    with pytest.raises(ValueError, match=said):
+        cross_image_attention(q, k, k, impl="triton")
+
+
+def test_more_partial_statistics_than_triton_reaches_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    of_all = torch.zeros(1, dtype=torch.int64).expand(2**20)
+    q = torch.zeros(1, 1, 1, 8).expand(2, 8, 2**20, 8)
+    with pytest.raises(ValueError, match="fewer classes of so many positions"):
+        cross_image_attention(q, q, q, query_labels=of_all, key_labels=of_all, num_classes=2**10, impl="triton")

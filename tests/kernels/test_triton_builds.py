@@ -6,14 +6,16 @@ A build takes seconds: a default run makes the kernel that a swapped layer launc
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not built", allow_module_level=True)
 
+from benchmarks.machine_code import read_code
 from kernels.cross_image_attention.tiles import SHARED_MEMORY, choose_tiles
-from tests.kernels.builds import Build, build_adain, build_attention, build_geglu, build_group_norm
+from tests.kernels.builds import Build, build_adain, build_attention, build_geglu, build_group_norm, build_merging
 
 # (head width, tokens) of SD-1.5's layers at 512 x 512.
 SHAPES = {40: 4096, 80: 1024, 160: 256}
@@ -26,9 +28,11 @@ NORM_SHAPES = ((320, 64), (640, 64), (960, 64), (1280, 32), (1920, 32), (1280, 1
 both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
 
 
-def shipped(width: int, architecture: int, dtype: str, batch: int = 1, **options: bool) -> Build:
+def shipped(width: int, architecture: int, dtype: str, batch: int = 1, **options: Any) -> Build:
     itemsize = 4 if dtype == "float32" else 2
-    tiles = choose_tiles(width, itemsize, architecture, MULTIPROCESSORS[architecture], batch * 8, SHAPES[width])
+    burdened = options.get("within_class", False) or options.get("skip", False)
+    sizes = (width, itemsize, architecture, MULTIPROCESSORS[architecture], batch * 8, SHAPES[width])
+    tiles = choose_tiles(*sizes, burdened=burdened)
     return build_attention(width, dtype, tiles, architecture, **options)
 
 
@@ -47,6 +51,19 @@ def test_shipped_kernel_fits_the_chip_and_uses_tensor_cores(width: int, architec
     assert "cp.async.cg.shared.global" in made.ptx  # loads of 16 bytes, in flight while products run
 
 
+@pytest.mark.parametrize("width", [40, *(pytest.param(w, marks=pytest.mark.slow) for w in (80, 160))])
+@pytest.mark.parametrize("options", [{}, {"skip": True}, {"apart": True}], ids=str)
+def test_loads_are_in_flight_while_products_run(width: int, options: dict[str, bool]) -> None:
+    code = read_code(shipped(width, 90, "float16", sass="hex", **options).sass)
+    loops = [code.instructions[first : last + 1] for first, last in code.product_loops()]
+    assert len(loops) == 2
+    for loop in loops:
+        assert any(each.opcode.startswith("LDGSTS") and ".128" in each.opcode for each in loop)
+        waits = [each.operands for each in loop if each.name == "DEPBAR"]
+        assert waits
+        assert not any("0x0" in operands for operands in waits), "all copies are waited for"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", list(SHARED_MEMORY))
 @pytest.mark.parametrize("width", list(SHAPES))
@@ -58,6 +75,7 @@ def test_shipped_kernel_fits_the_chip_and_uses_tensor_cores(width: int, architec
         {"statistics": False},
         {"within_class": True},
         {"within_class": True, "even": False},
+        {"skip": True},
     ],
     ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()),
 )
@@ -86,6 +104,12 @@ def test_float32_fits_shared_memory(width: int, architecture: int) -> None:
 def test_adain_fits_the_chip(width: int, architecture: int) -> None:
     for made in build_adain(width, "float16", architecture).values():
         assert_sound(made, architecture)
+
+
+@pytest.mark.parametrize("architecture", [90, *(pytest.param(a, marks=pytest.mark.slow) for a in (80, 86, 100, 120))])
+@pytest.mark.parametrize("width", list(SHAPES))
+def test_merging_fits_the_chip(width: int, architecture: int) -> None:
+    assert_sound(build_merging(width, architecture), architecture)
 
 
 def test_sharpening_clip_is_one_instruction_a_score() -> None:

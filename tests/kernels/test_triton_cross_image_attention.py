@@ -23,6 +23,8 @@ from tests.tolerances import assert_as_accurate
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
 SMALL = Tiles(16, 16, 1, 2)  # so that small inputs have several tiles
+WIDE = Tiles(16, 16, 1, 2, first_n=32)
+TALL = Tiles(32, 16, 2, 2, first_n=32)  # with two partials of statistics to a tile
 CASES = (
     Case(1, 2, 21, 27, 40),
     Case(1, 1, 17, 33, 80, "surrounded"),
@@ -40,7 +42,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_attention_is_as_accurate_as_plain_pytorch(case: Case, contrast: float, dtype: torch.dtype) -> None:
     q, k, v = on_device(*attention_input(case, dtype))
-    out = launch(q, k, v, contrast, tiles=SMALL).result
+    out = launch(q, k, v, contrast, tiles=WIDE).result
     assert isinstance(out, Tensor)
     exact = plain.attention(*doubles(q, k, v), contrast)
     magnitude = plain.terms(q, k, v, contrast)
@@ -57,7 +59,7 @@ def test_labels_give_statistics_and_restriction(patterns: tuple[str, str], withi
     q, k, v = on_device(*attention_input(case, dtype))
     of_query, of_key = on_device(labels(patterns[0], 2, case.queries, 1), labels(patterns[1], 2, case.keys, 2))
     pair = (of_query.expand(2, -1), of_key.expand(2, -1))
-    result = launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=SMALL).result
+    result = launch(q, k, v, contrast, pair, 3, within_class=within_class, tiles=TALL).result
     assert isinstance(result, AttentionResult)
     if within_class:
         exact = plain.restricted(*doubles(q, k, v), contrast, of_query, of_key)
@@ -110,10 +112,11 @@ def separated(groups: int, size: int, width: int, dtype: torch.dtype) -> tuple[T
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("contrast", [1.67, 1.01])
-def test_skipping_tiles_changes_no_bit(contrast: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tiles", [SMALL, WIDE], ids=["small", "wide"])
+def test_skipping_tiles_changes_no_bit(tiles: Tiles, contrast: float, dtype: torch.dtype) -> None:
     q, k, v = separated(3, 16, 16, dtype)
-    skipping = launch(q, k, v, contrast, tiles=SMALL)
-    whole = launch(q, k, v, contrast, tiles=SMALL, skip=False)
+    skipping = launch(q, k, v, contrast, tiles=tiles, skip=True)
+    whole = launch(q, k, v, contrast, tiles=tiles, skip=False)
     assert isinstance(skipping.result, Tensor)
     assert isinstance(whole.result, Tensor)
     assert torch.equal(skipping.result, whole.result)
@@ -128,7 +131,7 @@ def test_restriction_skips_tiles_of_other_classes() -> None:
     q, k, v = on_device(*attention_input(Case(1, 1, 32, 32, 16), torch.float32))
     of_class = torch.arange(32, device=DEVICE) // 16
     pair = (of_class[None], of_class[None])
-    skipping = launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL)
+    skipping = launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL, skip=True)
     whole = launch(q, k, v, 1.67, pair, 2, within_class=True, tiles=SMALL, skip=False)
     assert skipping.visited is not None
     assert skipping.visited.tolist() == [1, 1]
