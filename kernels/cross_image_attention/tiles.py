@@ -37,7 +37,7 @@ class Tiles:
 
 # For half types: head widths as held, up to which a row serves; architectures; tiles where there are queries enough to
 # give every multiprocessor a block of the larger size, and tiles otherwise; tiles where classes are kept apart or tiles
-# skipped, which takes registers. Larger blocks of queries read keys and values from the second-level cache half as often.
+# skipped, which takes registers. Larger blocks read keys and values from the second-level cache half as often.
 _HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles, Tiles], ...] = (
     (64, (90,), Tiles(128, 64, 8, 3, 128, 128), Tiles(64, 64, 4, 3, None, 128), Tiles(64, 64, 4, 3)),
     (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),

@@ -10,8 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from commands.method import method_settings
 from commands.recommended import read_recommended
-from dataset.tissue import draw_tissue
+from commands.requests import GenerateRequest
+from dataset.tissue import draw_slide, draw_tissue, random_slide
+from demo.data import Dataset
+from demo.evaluate import borrowing, example
 from demo.losses import psnr
 from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
@@ -77,6 +81,25 @@ def test_noise_is_predicted_better_than_by_chance_at_every_level(model: StableDi
         noisy = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * noise
         error = (model.unet(noisy, t, context) - noise).square().mean()
         assert float(error) < bound, f"t = {t}"
+
+
+@torch.inference_mode()
+def test_it_matters_whose_keys_are_borrowed(model: StableDiffusion) -> None:
+    rng, views = np.random.default_rng(960), []
+    for _ in range(4):
+        slide = random_slide(rng)
+        views += [draw_slide(rng, slide, 256) for _ in range(2)]
+    images, labels = (np.stack(arrays) for arrays in zip(*views, strict=True))
+    data = Dataset(images, labels, ("membrane",) * 8)
+    (rows,) = borrowing(model, data, 1.0).values()
+    for right, wrong, _ in rows[:2]:
+        assert wrong > 1.1 * right
+
+
+def test_the_swap_alone_paints_the_example(model: StableDiffusion) -> None:
+    settings, _ = method_settings(GenerateRequest())
+    rows = {name: iou for name, iou, _, _ in example(model, settings, ways=("swap alone",))}
+    assert rows["swap alone"] > 0.85
 
 
 def test_index_names_the_parts_that_are_there() -> None:
