@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from benchmarks.estimate import CHIPS, SHAPES, _Scheduler, beside_measured, estimate, main, microseconds
+from benchmarks.estimate import SHAPES, beside_measured, estimate, main
 from benchmarks.machine_code import read_code
 from benchmarks.record import COMPARABLE, RATIOS_ONLY
+from benchmarks.scheduler import CHIPS, Scheduler, microseconds
 
 NOTHING = 7
 
@@ -23,7 +24,7 @@ def code(*lines):
 
 
 def clocks(made, *, trips=None, blocks=1, warps=1, chip="middle", rotate=False):
-    return _Scheduler(made, trips or {}, CHIPS[chip], blocks, warps, 300).clocks(rotate=rotate)
+    return Scheduler(made, trips or {}, CHIPS[chip], blocks, warps, 300).clocks(rotate=rotate)
 
 
 def test_code_is_read_with_its_bits_and_loops():
@@ -85,7 +86,7 @@ def test_warps_of_a_block_meet_at_its_barriers():
 def test_bandwidth_is_shared():
     made = code(*[line("LDGSTS.E.128")] * 50, line("LDGDEPBAR"), line("DEPBAR.LE", "SB0, 0x0"))
     for chip in CHIPS.values():
-        found = _Scheduler(made, {}, chip, 1, 1, 0).clocks(rotate=False)
+        found = Scheduler(made, {}, chip, 1, 1, 0).clocks(rotate=False)
         assert found == pytest.approx(50 * 4 * 512 / chip.bandwidth + chip.memory_latency, rel=0.05)
 
 
