@@ -50,6 +50,12 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "stainloom"
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Checks run in this process: starting one takes seconds."""
+    monkeypatch.setattr(kernel_choice, "_run_apart", lambda check, device, dtype, seconds: check(device, dtype))
+
+
 def ask(check, seconds=30.0, **changes):
     return verdict({**HERE, **changes}, CPU, torch.float16, check=check, seconds=seconds)
 
@@ -75,6 +81,7 @@ def test_one_note_names_the_kernel_the_device_the_versions_and_the_error(cache):
 
 
 @pytest.mark.parametrize("changed", list(HERE))
+@pytest.mark.usefixtures("here")
 def test_other_circumstances_are_checked_anew(changed):
     assert ask(two_fail).impl == "torch"
     assert ask(all_is_well, **{changed: "other"}) == Choice("triton")
@@ -90,6 +97,7 @@ def test_a_check_that_dies_or_hangs_leaves_pytorch(check, said):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"circumstances": 1}', b"\xff\x00", b"9" * 5000])
+@pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_made_again(content, cache):
     ask(two_fail)
     (kept,) = cache.iterdir()
@@ -98,6 +106,7 @@ def test_a_damaged_record_is_made_again(content, cache):
     assert ask(must_not_run) == Choice("triton")
 
 
+@pytest.mark.usefixtures("here")
 def test_a_pipe_in_the_records_place_is_not_waited_for(cache):
     ask(two_fail)
     (kept,) = cache.iterdir()
@@ -107,6 +116,7 @@ def test_a_pipe_in_the_records_place_is_not_waited_for(cache):
     assert stat.S_ISREG(kept.stat().st_mode)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_cache_that_cannot_be_written_costs_another_check(cache):
     cache.parent.write_text("a file where the folder should be")
     choice = ask(two_fail)

@@ -41,7 +41,7 @@ def assert_sound(made: Build, architecture: int) -> None:
     assert made.shared <= SHARED_MEMORY[architecture]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", list(SHARED_MEMORY))
 @pytest.mark.parametrize("width", list(SHAPES))
 def test_shipped_kernel_fits_the_chip_and_uses_tensor_cores(width: int, architecture: int, dtype: str) -> None:

@@ -15,13 +15,16 @@ from tests.kernels.device import DEVICE
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 
-WIDTHS = (16, 24)
+WIDTHS = (16,)
 
 
 def failed(monkeypatch, wanted, dtype=torch.float16):
     """The failures among the cases of one kernel."""
     cases = list(module._cases(WIDTHS))
     chosen = [case for case in cases if case.kernel.startswith(wanted)]
+    if wanted == "cross_image_attention":
+        # Without classes: those have cases of their own.
+        chosen = [case for case in chosen if "class" not in case.kernel]
     assert chosen
     monkeypatch.setattr(module, "_cases", lambda widths: chosen)
     return self_check(torch.device(DEVICE), dtype, WIDTHS)
