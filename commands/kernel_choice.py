@@ -23,10 +23,10 @@ import torch
 import kernels
 from imaging.errors import InputError
 from kernels import Implementation
+from kernels.checks import LEAST_CAPABILITY
 from kernels.self_check import Failure, self_check
 from model.files import shown_name
 
-LEAST_CAPABILITY = (8, 0)
 MOST_SECONDS = 900.0
 """A compiler or a kernel that takes longer hangs."""
 

@@ -23,6 +23,7 @@ MOST_CLASSES = 2**16
 EPS_RANGE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max)
 # Of Triton's offsets within an image, and of a grid's second dimension.
 MOST_ELEMENTS, MOST_PROGRAMS = 2**31, 2**16 - 1
+LEAST_CAPABILITY = (8, 0)  # of GPUs that the Triton kernels run on
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -188,7 +189,7 @@ def check_triton(reasons: Reasons, impl: str, x: Tensor, width: int | None = Non
     if x.device.type == "cuda":
         capability = torch.cuda.get_device_capability(x.device)
         has = f"{capability[0]}.{capability[1]}"
-        reasons.unless(capability >= (8, 0), f"impl='triton' needs compute capability 8.0, the GPU has {has}")
+        reasons.unless(capability >= LEAST_CAPABILITY, f"impl='triton' needs compute capability 8.0, the GPU has {has}")
     else:
         interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         reasons.unless(interpreted, f"impl='triton' needs a CUDA device, the data is on {x.device}")

@@ -1,4 +1,4 @@
-"""Attention within classes and statistics of classes by masks, for GPUs.
+"""Attention within classes by masks, for GPUs.
 
 A class's members could be gathered, as on a CPU, but their number would have to be read back: the host would wait for
 the GPU in every layer, and no graph could record it.
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from kernels.precision import accumulator
-from kernels.results import ClassStatistics
 
 _BLOCK = 2**26  # bytes of one block of scores, of which four are held at once
 
@@ -63,19 +62,3 @@ def attention_within_class(
                 p = torch.lerp(mean, p, contrast).clamp_(0, 1).masked_fill_(unseen, 0)
             out[b, :, part] = ((p @ values) + lost[b][:, kind[b, part]].to(dtype)).to(out.dtype)
     return out
-
-
-@torch.no_grad()
-def class_statistics(x: Tensor, labels: Tensor, num_classes: int) -> ClassStatistics:
-    """As `torch.class_statistics`: x [B, H, N, D] and labels [B, N]."""
-    wide = x.to(accumulator(x.dtype))
-    counts, means, variances = [], [], []
-    for c in range(num_classes):
-        member = (labels == c)[:, None, :, None]  # [B, 1, N, 1]
-        count = member.sum(2)  # [B, 1, 1]
-        mean = torch.where(member, wide, 0).sum(2) / count.clamp(min=1)  # [B, H, D]
-        squares = torch.where(member, wide - mean[:, :, None], 0).square_().sum(2)
-        counts.append(count[:, 0, 0])
-        means.append(mean)
-        variances.append(squares / (count - 1).clamp(min=1))
-    return ClassStatistics(torch.stack(counts, 1), torch.stack(means, 2), torch.stack(variances, 2))
