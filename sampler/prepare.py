@@ -120,11 +120,14 @@ def structure_plan(settings: Settings) -> InversionPlan:
 
 
 def build_origin(
-    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Noise, cache: FeatureCache
+    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Tensor, cache: FeatureCache
 ) -> Generator[None, None, Origin]:
-    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w]; yields after each network call."""
+    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w] with ``noise`` [T, 4, h, w].
+
+    Yields after each network call.
+    """
     labels = pipeline.labels(inputs.origin_labels, inputs.num_classes)
-    trajectory = yield from pipeline.invert(plan.inversion, clean, noise.origin, cache.put)
+    trajectory = yield from pipeline.invert(plan.inversion, clean, noise, cache.put)
     cached = dict(trajectory.cached)
     features = Features(pipeline.text, trajectory.latents, pipeline.schedule, plan.cached, {}, pipeline.execution.batch)
     for i in plan.cached:
