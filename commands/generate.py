@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,14 +20,18 @@ from commands.machine import (
     choose_budget,
     choose_device,
     choose_dtype,
+    pass_sides,
     read_batch_size,
+    whole_sides,
 )
 from commands.method import method_settings
-from commands.notes import Note, notes_on_classes, notes_on_fonts
+from commands.notes import Note, notes_on_classes, notes_on_fonts, notes_on_windows
 from commands.options import settings_record
 from commands.places import EXAMPLE_CLASSES, SMALL
 from commands.requests import GenerateRequest
 from commands.results import plan_latents, refuse_foreign, replaced, write_result
+from commands.unfinished import Unfinished
+from commands.weights import weights_sha256
 from imaging.errors import InputError
 from imaging.fonts import fonts_for
 from imaging.images import crop, pad_to_multiple, read_image
@@ -34,14 +39,14 @@ from imaging.labels import ClassMap, check_same_size, read_label_set
 from imaging.output import Output, plan_outputs
 from imaging.panel import panel
 from imaging.provenance import Provenance, Value, file_sha256
+from imaging.rawfile import shown
+from imaging.windows import preview_factor, read_resolution, smaller
 from sampler.errors import SettingError
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.option import check_options
 from sampler.series import GenerationTask, Progress, generate_series
-from sampler.settings import Settings
-
-MULTIPLE = 64
+from sampler.settings import MULTIPLE, Settings
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     check_same_size(labels.maps[0], origin_mask, image, origin_path)
     settings.class_intensities(len(labels.classes))
     inputs = (origin_path, *masks)
-    planned = plan_outputs(request.output, request.target_mask, request.variants, inputs)
+    origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
+    targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
+    for target in targets:
+        settings.check_windows(target.shape)
+    fields = {number for number, target in enumerate(targets) if settings.window_for(target.shape) is not None}
+    planned = plan_outputs(request.output, request.target_mask, request.variants, inputs, fields)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
     refuse_foreign(planned, weights)
@@ -85,8 +95,9 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
 
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.prepack()
-    for path, shape in zip(masks, (m.shape for m in labels.maps), strict=True):
-        check_memory(loaded.config, shape, dtype, device, path)
+    check_memory(loaded.config, origin_labels.shape, dtype, device, origin_mask)
+    for path, target in zip(request.target_mask, targets, strict=True):
+        check_memory(loaded.config, target.shape, dtype, device, path, window=settings.window_for(target.shape))
     details: dict[str, Value] = {
         "weights": loaded.name,
         "classes": len(labels.classes),
@@ -95,32 +106,63 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     }
     digests = {str(path): file_sha256(path) for path in dict.fromkeys(inputs)}
 
-    origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
-    targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
     pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
     yield from notes_on_classes(labels, [origin_labels, *targets], pairs, masks, settings, factor)
+    yield from notes_on_windows(targets, request.target_mask, settings, factor)
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
-        sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
-        batch = choose_batch(loaded.config, sides, dtype, device)
+        sides = [pass_sides(settings, target.shape) for target in targets]
+        batch = choose_batch(loaded.config, [whole_sides(origin_labels.shape), *sides], dtype, device)
     records = [
-        _record(request, settings, labels.classes, item, task.seed, digests, {**details, "latents": _text(path)})
+        _record(
+            request,
+            replace(settings, window=settings.window_for(targets[item.target].shape) or settings.window),
+            labels.classes,
+            item,
+            task.seed,
+            digests,
+            {**details, "latents": _text(path)},
+        )
         for item, task, path in zip(planned, tasks, latent_files, strict=True)
     ]
     for item, record in zip(planned, records, strict=True):
         yield from (Note(text) for text in replaced(item.image, record))
     execution = Execution(impl=impl, batch=batch, budget=budget, graphs=request.graphs)
-    for event in generate_series(loaded, tasks, settings, execution):
-        if isinstance(event, Progress):
-            yield event
-            continue
-        item, latents_path = planned[event.index], latent_files[event.index]
-        target = labels.maps[1 + item.target]
-        pixels = crop(event.image, *target.shape)
-        sheet = panel(image, labels.maps[0], target, pixels, labels.classes.names, fonts)
-        write_result(item, latents_path, pixels, sheet, event.latents, records[event.index])
-        yield Written(item.image, item.panel, latents_path)
+    with contextlib.ExitStack() as stack:
+        known = weights_sha256(request.weights) if fields else ""
+        unfinished = {
+            index: stack.enter_context(Unfinished(item.image, records[index], known))
+            for index, item in enumerate(planned)
+            if item.target in fields
+        }
+        for index, place in unfinished.items():
+            tasks[index] = replace(tasks[index], reached=place.found())
+            if tasks[index].reached is not None:
+                yield Note(f"{planned[index].image}: goes on where an earlier run ended, by {shown(place.path)}")
+        for event in generate_series(loaded, tasks, settings, execution):
+            if isinstance(event, Progress):
+                if event.reached is not None:
+                    unfinished[event.index].reached(event.reached)
+                yield event
+                continue
+            item, latents_path = planned[event.index], latent_files[event.index]
+            target = labels.maps[1 + item.target]
+            pixels = crop(event.image, *target.shape)
+            factor = preview_factor(*target.shape)
+            sheet = panel(
+                smaller(image, factor),
+                smaller(labels.maps[0], factor),
+                smaller(target, factor),
+                smaller(pixels, factor),
+                labels.classes.names,
+                fonts,
+            )
+            resolution = read_resolution(request.target_mask[item.target])
+            write_result(item, latents_path, pixels, sheet, event.latents, records[event.index], resolution)
+            if event.index in unfinished:
+                unfinished[event.index].remove()
+            yield Written(item.image, item.panel, latents_path)
 
 
 def with_example(request: GenerateRequest) -> GenerateRequest:

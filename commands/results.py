@@ -17,6 +17,7 @@ from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
 from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
+from imaging.windows import SUFFIXES, Resolution, encode_tiff
 from model.checkpoint.tensors import CheckpointIndex, read_index
 from model.errors import CheckpointError
 from model.files import exists, is_folder
@@ -86,14 +87,18 @@ def write_result(
     sheet: NDArray[np.uint8],
     latents: Tensor,
     record: Provenance,
+    resolution: Resolution | None,
 ) -> None:
     """Write an image [H, W, 3], its panel and, where asked for, its ``latents`` [1, 4, h, w]: all of them or none.
 
-    The image comes last: where it is, the others are too. Latents of an image whose place it takes are removed.
+    The image comes last: where it is, the others are too. Latents of an image whose place it takes are removed. A TIFF
+    has the ``resolution``.
     """
     text = record.text()
     old = _record_at(item.image) if os.path.lexists(item.image) else None
-    files = {item.panel: encode_png(sheet, text), item.image: encode_png(pixels, text)}
+    as_tiff = item.image.suffix.lower() in SUFFIXES
+    image = encode_tiff(pixels, text, resolution) if as_tiff else encode_png(pixels, text)
+    files = {item.panel: encode_png(sheet, text), item.image: image}
     if latents_path is not None:
         # To bytes first: safetensors' own files are for their owner alone, whatever the umask says.
         tensors = {LATENTS: latents.contiguous()}

@@ -136,7 +136,6 @@ class Encoder(nn.Module):
                 h = block(h, impl, chunk)
         return self.conv_out(normalise(self.conv_norm_out, self.mid_block(h, impl), silu=True, impl=impl))
 
-
     def _in_bands(self, image: Tensor) -> Tensor:
         held, values = LARGEST_HELD, BAND
         h: Rows = Convolved(Held(image), self.conv_in)
@@ -157,6 +156,7 @@ class Decoder(nn.Module):
         self.conv_in = Conv2d(config.latent_channels, block_out_channels[-1], 3, padding=1)
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
+        self.widest = block_out_channels[min(1, len(block_out_channels) - 1)]  # at the image's resolution
         for level in reversed(range(len(block_out_channels))):
             ins = [block_out_channels[min(level + 1, len(block_out_channels) - 1)]] + [
                 block_out_channels[level]
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
         h = self.mid_block(self.conv_in(latents), impl)
         sides = [side * 2 ** (len(self.up_blocks) - 1) for side in latents.shape[2:]]
-        if _is_field(latents, cast("UpStage", self.up_blocks[-1]).resnets[0].conv1.in_channels, sides):
+        if _is_field(latents, self.widest, sides):
             return self._in_bands(h)
         for block in self.up_blocks:
             h = block(h, impl, chunk)
@@ -176,12 +176,13 @@ class Decoder(nn.Module):
             return output_in_row_chunks(self.conv_norm_out, self.conv_out, h, _rows(h, chunk))
         return self.conv_out(normalise(self.conv_norm_out, h, silu=True, impl=impl))
 
-
     def _in_bands(self, middle: Tensor) -> Tensor:
         held, values = LARGEST_HELD, BAND
         h: Rows = Held(middle)
         for block in self.up_blocks:
-            h = held_if_small(stage(h, cast("Sequence[ResnetBlock]", block.resnets), values), middle.itemsize, held, values)
+            h = held_if_small(
+                stage(h, cast("Sequence[ResnetBlock]", block.resnets), values), middle.itemsize, held, values
+            )
             for upsample in cast("Iterable[Upsample]", block.upsamplers):
                 h = Upsampled(h, upsample)
         return whole(Convolved(h, self.conv_out, norm(self.conv_norm_out, h, values)), values)

@@ -29,8 +29,8 @@ from sampler.settings import Settings
 class Reached:
     """Where a field's run is, all that it takes to go on from there.
 
-    ``done`` counts its finished steps. ``tensors`` are float latents by name: ``clean`` of the painted mask; ``z``, that
-    is z_out; ``x.I``, the structure's x_I, where it is not drawn.
+    ``done`` counts its finished steps. ``tensors`` are latents [4, h', w'] by name: ``clean``, those of the painted
+    mask; ``z``, that is z_out; ``x.I``, the structure's x_I, where it is not drawn.
     """
 
     done: int
@@ -243,6 +243,5 @@ class _Walk:
 
 
 def _cut(field: Tensor, group: tuple[Window, ...], level: int = 0) -> Tensor:
-    """The windows of ``group`` of ``field`` [..., H, W] at ``level`` of the UNet, one after the other [n, ..., h, w]."""
+    """The windows of ``group`` of ``field`` [..., H, W] at ``level`` of the UNet, as a batch [n, ..., h, w]."""
     return torch.stack([window.of(field, level) for window in group])
-

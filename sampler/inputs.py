@@ -85,9 +85,7 @@ class FieldNoise:
     fresh: DrawnSteps | None
 
 
-def draw_field_noise(
-    seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int
-) -> FieldNoise:
+def draw_field_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> FieldNoise:
     """As `draw_noise`, step by step."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (side // factor for side in inputs.target_labels.shape)

@@ -168,7 +168,7 @@ class Settings:
     def check_windows(self, shape: tuple[int, ...]) -> None:
         """Raise SettingError for what a target of ``shape`` [H', W'] cannot be denoised with in windows."""
         if self.adain_features and self.window_for(shape):
-            reason = "matches statistics within one pass, and a window's are not the field's: leave it out, or `window` 0"
+            reason = "works within one pass, and a window's statistics are not the field's: leave it out, or `window` 0"
             raise SettingError("adain_features", True, reason)
 
     def swapped_levels(self, j: int) -> tuple[int, ...]:
