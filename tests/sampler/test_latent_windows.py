@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_windows_cover_a_field_and_overlap_as_much_as_asked(size, share):
         assert tops[0] == 0
         assert tops[-1] + layout.windows[-1].height == side
         assert all(top % GRID == 0 for top in tops)
-        for before, after in zip(tops, tops[1:], strict=False):
+        for before, after in pairwise(tops):
             assert before < after <= before + size - overlap
         fewest = 1 if side <= size else 1 - (side - size) // (overlap - size)
         assert len(tops) == fewest
