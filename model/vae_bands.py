@@ -3,7 +3,7 @@
 A field of 4096×4096 px has 17 GB of them in float32 at the decoder's widest. Here what comes after the last stage that
 is held is computed for a band of rows at a time, with the rows around it that its convolutions see. Statistics of
 norms are those of the whole grid, as in `model.vae_rows`: each norm's take a pass over all bands of what comes before
-it, so a decoder works several times as long. That is a small part of what the UNet works for such a field.
+it, so a decoder works five to nine times as much, a tenth of what the UNet works for such a field.
 """
 
 from __future__ import annotations
