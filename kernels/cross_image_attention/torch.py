@@ -26,6 +26,8 @@ _LARGEST_BLOCK = 16 * 2**20
 _MOST_CPU_ROWS = 512
 # From so many keys on, blocks are quicker on a CPU than PyTorch's own attention.
 _MANY_KEYS = 1024
+# Beyond so many a block that stays in the cache has so few rows that keys and values are read again for each of them.
+_MOST_KEYS = 16384
 # So many keys oneDNN sums in two halves by itself; parts would cost a twelfth of the whole there and gain little.
 _TWO_SUMS = 1024
 # So few queries PyTorch multiplies by vectors of D: sums that round two or three times less than one after the other.
@@ -84,7 +86,7 @@ def _empty_like(q: Tensor) -> Tensor:
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as it is in every layer that swaps nothing: as `attention` at contrast 1, and differentiable."""
-    if k.shape[2] >= _MANY_KEYS and is_supported(q, k, v):
+    if _MANY_KEYS <= k.shape[2] <= _MOST_KEYS and is_supported(q, k, v):
         out = _empty_like(q)
         for b in range(q.shape[0]):
             _by_onednn(q[b], k[b], v[b], 1.0, out[b])

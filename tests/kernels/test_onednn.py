@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import cross_image_attention
+from kernels.cross_image_attention import torch as blockwise
 from kernels.cross_image_attention.torch import _MANY_KEYS
 from kernels.onednn import (
     PART,
@@ -131,3 +132,16 @@ def test_attention_to_many_keys_is_as_accurate_as_plain_pytorch(
     magnitude = plain.terms(q, k, v, contrast)
     assert_as_accurate(out, plain.attention(q, k, v, contrast), exact, per=(0, 1), magnitude=magnitude)
     assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
+
+
+@both_dtypes
+def test_attention_to_more_keys_than_blocks_are_good_for_is_pytorchs(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockwise, "_MOST_KEYS", _MANY_KEYS + 2)
+    monkeypatch.setattr(blockwise, "_by_onednn", None)
+    q, k, v = (drawn(seed, 1, 1, count, 96, dtype=dtype) for seed, count in ((1, 70), (2, _MANY_KEYS + 3), (3, 1027)))
+    out = cross_image_attention(q, k, v)
+    exact = plain.attention(q.double(), k.double(), v.double(), 1.0)
+    magnitude = plain.terms(q, k, v, 1.0)
+    assert_as_accurate(out, plain.attention(q, k, v, 1.0), exact, per=(0, 1), magnitude=magnitude)

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from sampler.latent_windows import Layout
 
+NEAR = 7
+
 
 def seam_auc(fields: Iterable[NDArray[np.floating]], layout: Layout, factor: int) -> float:
     """How often a line across a border of windows has larger differences than one inside: 0.5 if there are no seams.
 
     ``fields`` are [H, W, C] of ``factor`` pixels for each latent position. A line lies between two rows or columns; its
-    difference is the mean over it. Lines inside are, as borders, between
-    two latent positions, at least two of these away from any border and the field's edge.
+    difference is the mean over it. Lines inside are, as borders, between two latent positions, and from 2 to `NEAR` of
+    these away from a border: so the tissue at both is the same, but for chance.
     """
     at_borders: list[float] = []
     inside: list[float] = []
@@ -30,7 +32,7 @@ def seam_auc(fields: Iterable[NDArray[np.floating]], layout: Layout, factor: int
                 value = steps[factor * position - 1]
                 if position in edges:
                     at_borders.append(value)
-                elif min(abs(position - edge) for edge in edges) > 1:
+                elif 2 <= min(abs(position - edge) for edge in edges) <= NEAR:
                     inside.append(value)
     borders, others = np.array(at_borders), np.array(inside)
     greater = (borders[:, None] > others).mean() + 0.5 * (borders[:, None] == others).mean()

@@ -31,9 +31,9 @@ from model.unet import UNet
 from model.vae import VAE
 from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
-from sampler.series import Progress, generate_series
+from sampler.series import GenerationTask, Progress, generate_series
 from sampler.text_to_image import text_to_image
-from tests.sampler.cases import CASES, SHORT, tasks
+from tests.sampler.cases import CASES, SHORT, inputs, tasks
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="fake CUDA tensors need PyTorch's CUDA build")
 
@@ -207,6 +207,22 @@ def test_kernels_reach_all_of_the_largest_images(side, monkeypatch):
         z, plan = torch.empty(batch, 4, side, side, device="cuda"), labels.view(side, side)
         masked_adain(z, z, plan, plan, classes=range(8), num_classes=8, impl="triton")
     assert len(launches.names) >= 5
+
+
+@pytest.mark.parametrize("name", ["winter", "alaluf"])
+def test_a_fields_steps_take_their_noise_from_the_host_and_wait_for_nothing_else(name, monkeypatch):
+    Launches(monkeypatch)
+    settings = replace(SHORT, **CASES[name], window=128, window_overlap=64)
+    field = GenerationTask(inputs(1, 192, 192), 0)
+    with FakeGPU() as gpu:
+        within = 0
+        for event in events(fake_model(CONFIG, torch.float16), settings, Execution(impl="triton", batch=3), [field]):
+            if event.phase == "denoise" and event.done > 1:
+                copies = gpu.crossings[within:]
+                noise = "[('cpu', [4, 24, 24]), ('cuda', [4, 24, 24])]"
+                assert all(copy.startswith("aten.") and copy.endswith(noise) for copy in copies), copies
+                assert len(copies) <= 4  # two, each seen twice
+            within = len(gpu.crossings)
 
 
 def test_text_to_image_waits_for_nothing_before_its_end(monkeypatch):
