@@ -120,7 +120,8 @@ def read_annotators(path: Path) -> dict[str, tuple[SourcePair, ...]]:
         InputError: an image lacks a label map of an annotator, or has several (all of these at once).
     """
     names = [name for name in _names(path) if name.startswith(ANNOTATOR) and name != TRUSTED]
-    found, problems = {}, []
+    found: dict[str, tuple[SourcePair, ...]] = {}
+    problems: list[str] = []
     for name in names:
         try:
             found[name.removeprefix(ANNOTATOR)] = tuple(_folder(path, "", name))
