@@ -40,7 +40,7 @@ class Tiles:
 # skipped, which takes registers. Larger blocks read keys and values from the second-level cache half as often.
 _HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles, Tiles], ...] = (
     (64, (90,), Tiles(128, 64, 8, 3, 128, 128), Tiles(64, 64, 4, 3, None, 128), Tiles(64, 64, 4, 3)),
-    (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),
+    (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3, 255), Tiles(64, 64, 4, 3)),
     (64, (80,), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
     (64, (86, 89), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 32, 4, 2)),
     (64, (120,), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2)),
