@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from commands.evaluation_requests import (
     EVALUATE_FILES,
@@ -19,9 +19,10 @@ from commands.evaluation_requests import (
 )
 from commands.options import add_options, read_options
 from commands.terminal import End
+from evaluation.extra import missing_extra
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[Any]
 
 SEGMENTATION = """\
 Does the data help? Train a segmentation model on real and in-silico images (Winter et al., 3.3), and judge it against
@@ -44,9 +45,7 @@ def add_evaluation(commands: Commands) -> None:
     add_options(train.add_argument_group("training"), TrainRequest, TRAIN_OPTIMISER)
     add_options(train.add_argument_group("machine"), TrainRequest, TRAIN_MACHINE)
     evaluate = actions.add_parser("evaluate", help="Dice and IoU of a model against annotators", allow_abbrev=False)
-    _add_input(
-        evaluate, "annotated fields of view: any layout of docs/datasets.md, or images/ with several masks_NAME/"
-    )
+    _add_input(evaluate, "annotated fields of view: any layout of docs/datasets.md, or with several masks_NAME/")
     add_options(evaluate.add_argument_group("inputs and outputs"), EvaluateRequest, EVALUATE_FILES)
     add_options(evaluate.add_argument_group("judging"), EvaluateRequest, EVALUATE_METHOD)
     add_options(evaluate.add_argument_group("machine"), EvaluateRequest, EVALUATE_MACHINE)
@@ -54,8 +53,12 @@ def add_evaluation(commands: Commands) -> None:
 
 def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
     """Run what was asked below `segmentation`. Raises InputError or SettingError for bad input."""
-    from commands import segmentation
     from commands.progress import Reporter
+
+    try:
+        from commands import segmentation
+    except (ImportError, OSError, RuntimeError) as error:
+        raise missing_extra(error) from error
 
     given = {name: value for name, value in vars(arguments).items() if name != "input"}
     if arguments.action == "train":
