@@ -21,7 +21,6 @@ from commands.samples import choose_samples, read_samples
 from commands.segmentation_sets import TEST, check_apart, decide, training_sets
 from evaluation.segmentation.course import Step, Validated
 from evaluation.segmentation.evaluation import (
-    FieldScore,
     Predicted,
     check_classes,
     check_independent,
@@ -31,6 +30,7 @@ from evaluation.segmentation.evaluation import (
 )
 from evaluation.segmentation.intervals import LEVEL
 from evaluation.segmentation.leakage import known
+from evaluation.segmentation.metrics import FieldScore
 from evaluation.segmentation.network import encoder_names
 from evaluation.segmentation.pictures import overlay
 from evaluation.segmentation.record import read_record
