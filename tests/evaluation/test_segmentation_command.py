@@ -312,7 +312,7 @@ def test_an_interrupt_ends_in_order_and_can_be_gone_on_with(source: Path, tmp_pa
     _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in error
-    assert not [path for path in output.rglob("*.part")]
+    assert not list(output.rglob("*.part"))
 
 
 @pytest.mark.slow
