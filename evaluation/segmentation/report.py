@@ -17,7 +17,7 @@ from evaluation.segmentation.metrics import FieldScore
 from evaluation.segmentation.record import Record
 
 ALL = "all"
-DIGITS = 4
+DIGITS = 6
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,15 @@ def test_evaluation_writes_tables_predictions_and_overlays(model: Path, source: 
     assert set(rows) == {"class 0", "class 1"}
     row = rows["class 1"]
     scores = [float(each["dice"]) for each in fields if each["class_name"] == "class 1"]
-    assert float(row["dice"]) == pytest.approx(np.mean(scores), abs=1e-3)
-    assert float(row["dice_sd"]) == pytest.approx(np.std(scores, ddof=1), abs=1e-3)
+    assert float(row["dice"]) == pytest.approx(np.mean(scores), abs=2e-6)
+    assert float(row["dice_sd"]) == pytest.approx(np.std(scores, ddof=1), abs=2e-6)
     assert float(row["dice_low"]) <= float(row["dice"]) <= float(row["dice_high"])
     assert (row["split"], row["real"], row["fields"], row["groups"]) == ("test", "8", "4", "2")
     assert (row["encoder"], row["seed"]) == ("tu-mobilenetv3_small_050", "0")
     assert float(row["dice"]) > 0.6
-    assert json.loads((output / "summary.json").read_text())["rows"][1]["dice"] == pytest.approx(np.mean(scores))
+    assert json.loads((output / "summary.json").read_text())["rows"][1]["dice"] == pytest.approx(
+        np.mean(scores), abs=1e-6
+    )
     prediction = read_image(output / "predictions" / "one" / "s4-0.png")
     assert set(np.unique(prediction)) <= {0, 1}
     assert read_image(output / "overlays" / "one" / "s4-0.png").shape == (48, 4 * 48 + 3 * 8, 3)
@@ -91,13 +93,13 @@ def test_several_annotators_and_models_are_set_beside_each_other(model: Path, tm
     rows = {(r["of"], r["model"], r["annotator"], r["class_name"]): r for r in table(output / "summary.csv")}
     one = [float(rows["model", "one", name, "class 1"]["dice"]) for name in "abc"]
     whole = rows["model", "one", "all", "class 1"]
-    assert float(whole["dice"]) == pytest.approx(np.mean(one), abs=2e-4)
-    assert float(whole["dice_sd"]) == pytest.approx(np.std(one, ddof=1), abs=2e-4)
+    assert float(whole["dice"]) == pytest.approx(np.mean(one), abs=2e-6)
+    assert float(whole["dice_sd"]) == pytest.approx(np.std(one, ddof=1), abs=2e-6)
     assert float(rows["models", "all", "all", "class 1"]["dice_sd"]) == 0
     ceiling = [float(rows["annotator", *pair, "class 1"]["dice"]) for pair in (("b", "a"), ("c", "a"), ("c", "b"))]
     assert ceiling[0] == pytest.approx(ceiling[2], abs=0.02)
     assert ceiling[1] < ceiling[0] < 1
-    assert float(rows["annotator", "all", "all", "class 1"]["dice"]) == pytest.approx(np.mean(ceiling), abs=2e-4)
+    assert float(rows["annotator", "all", "all", "class 1"]["dice"]) == pytest.approx(np.mean(ceiling), abs=2e-6)
 
 
 def test_in_silico_images_of_the_validation_are_left_out_or_refused(
@@ -209,7 +211,8 @@ def damaged_record(text: str) -> list[str]:
     result = ["", "{", "[]", "null", "1e999", text[:-30], "[" * 100_000, '{"program": NaN}']
     for key in ("classes", "settings", "samples", "steps", "best_step", "dice", "model_sha256", "split", "real"):
         for value in (None, -1, 10**30, "x\x1b", [], {}, 1e400, True):
-            result.append(json.dumps({**content, key: value}))
+            if (key, value) != ("split", "x\x1b"):  # any text is one
+                result.append(json.dumps({**content, key: value}))
         result.append(json.dumps({other: each for other, each in content.items() if other != key}))
     for size in (0, 33, 2**40, "64"):
         result.append(json.dumps({**content, "settings": {**content["settings"], "size": size}}))
