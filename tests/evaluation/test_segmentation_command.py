@@ -13,13 +13,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imaging.images import read_image, write_png
-from tests.commands.running import ROOT
-from tests.evaluation.segmented import QUICK, blobs, evaluate, table, train, write_labelled, write_made, write_set
-
 pytest.importorskip("lightning", reason="of the extra [evaluate]")
 pytest.importorskip("segmentation_models_pytorch", reason="of the extra [evaluate]")
 pytest.importorskip("torchvision", reason="of the extra [evaluate]", exc_type=ImportError)
+import torch
+
+from commands.samples import read_samples
+from evaluation.segmentation import training
+from evaluation.segmentation.course import Validated
+from evaluation.segmentation.record import read_record
+from evaluation.segmentation.settings import TrainingSettings
+from imaging.errors import InputError
+from imaging.images import read_image, write_png
+from tests.commands.running import ROOT
+from tests.evaluation.segmented import (
+    CLASSES,
+    QUICK,
+    blobs,
+    evaluate,
+    table,
+    train,
+    write_labelled,
+    write_made,
+    write_set,
+)
 
 SLIDES = {"s1": ("train", 4), "s2": ("train", 4), "s3": ("val", 3), "s4": ("test", 2), "s5": ("test", 2)}
 FEW = ("--steps", "60", "--validate-every", "20", "--learning-rate", "0.005")
@@ -224,9 +241,6 @@ def damaged_record(text: str) -> list[str]:
 def test_damaged_models_are_refused_in_one_line(
     model: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from evaluation.segmentation.record import read_record
-    from imaging.errors import InputError
-
     copy = tmp_path / "copy"
     copy.mkdir()
     text = (model / "training.json").read_text()
@@ -266,7 +280,8 @@ def test_a_killed_training_goes_on_to_the_same_bytes(model: Path, source: Path, 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (output / "model.safetensors").exists()
-    assert train(source, output, *FEW) == 0
+    # Memory changes speed alone.
+    assert train(source, output, *FEW, "--cache", "0") == 0
     assert (output / "history.csv").read_bytes() == (model / "history.csv").read_bytes()
     assert (output / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
 
@@ -316,6 +331,38 @@ def test_an_interrupt_ends_in_order_and_can_be_gone_on_with(source: Path, tmp_pa
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in error
     assert not list(output.rglob("*.part"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64, b"PK\x03\x04" + b"x" * 200, None])
+def test_a_damaged_checkpoint_is_told_and_nothing_is_executed(
+    damage: bytes | None, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    settings = TrainingSettings(encoder=QUICK[1], size=32, batch_size=4, steps=4, validate_every=2, device="cpu")
+    samples = read_samples(source).samples
+    parts = [tuple(each for each in samples if each.split == split) for split in ("train", "val")]
+    for event in training.train(parts[0], (), parts[1], CLASSES, settings, output):
+        if isinstance(event, Validated):
+            break
+    capsys.readouterr()
+    checkpoint = output / "work" / "last.ckpt"
+    if damage is None:
+        torch.save({"callbacks": Evil(tmp_path / "executed")}, checkpoint)
+    else:
+        checkpoint.write_bytes(damage)
+    with pytest.raises(InputError, match=r"last\.ckpt: damaged"):
+        list(training.train(parts[0], (), parts[1], CLASSES, settings, output))
+    assert not (tmp_path / "executed").exists()
+
+
+class Evil:
+    """What unpickling would execute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.slow
