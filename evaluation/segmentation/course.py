@@ -59,7 +59,7 @@ class Checkpoints(CheckpointIO):
             try:
                 torch.save(checkpoint, partial)
             except RuntimeError as error:  # what PyTorch makes of a full disk
-                raise OSError(None, brief(str(error), 100)) from error
+                raise OSError(None, f"perhaps the disk is full: {brief(str(error), 80)}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Raises InputError for a file that cannot be read."""
