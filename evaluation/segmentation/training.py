@@ -101,11 +101,11 @@ def train(
             yield Trained(read_record(folder))
             return
         course = course_of(read_checkpoint(work / LAST)) if (work / LAST).exists() else None
+        if course is not None:
+            yield Remark(f"going on with {folder} after step {course.history[-1].step}")
+        feed, remarks = yield from _feed(parts, classes, settings, str(folder))
+        yield from remarks
         if course is None or not is_over(course, settings):
-            if course is not None:
-                yield Remark(f"going on with {folder} after step {course.history[-1].step}")
-            feed, remark = yield from _feed(parts, classes, settings, str(folder))
-            yield from remark
             network = build(settings.encoder, settings.encoder_weights, len(classes), settings.seed)
             if settings.encoder_weights is None:
                 yield Remark(f"{settings.encoder} starts from random numbers: no `encoder_weights` are given")
@@ -118,7 +118,7 @@ def train(
             "device_type": device.type,
             "threads": torch.get_num_threads(),
             "libraries": {name: version(name) for name in LIBRARIES},
-            **{name: len(kept) for name, kept in parts.items()},
+            **{name: len(kept) for name, kept in zip(parts, (*feed.windows.images, feed.validation), strict=True)},
             "split": ", ".join(splits),
             "steps": course.history[-1].step,
             "best_step": course.best.step,

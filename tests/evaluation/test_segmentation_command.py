@@ -133,6 +133,11 @@ def test_in_silico_images_of_the_validation_are_left_out_or_refused(
     assert train(source, tmp_path / "drawn", *given, "--validation", "0.5") == 0
     assert "1 of 2 in-silico images are left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "drawn" / "training.json").read_text())["synthetic"] == 1
+    # One that is doubtful all over teaches nothing.
+    write_png(made / "masks_trusted" / "m0.png", np.full((48, 48), 255, dtype=np.uint8))
+    assert train(source, tmp_path / "doubtful", *given) == 0
+    assert "1 in-silico images are doubtful all over and left out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "doubtful" / "training.json").read_text())["synthetic"] == 1
     # A split that the data themselves name is not to be known in any way.
     leaking = write_made(tmp_path / "leaking", [("elsewhere.png", source / "images" / "s3-0.png", "s9")])
     assert train(source, tmp_path / "bad", "--synthetic", str(leaking), *FEW) == 2
