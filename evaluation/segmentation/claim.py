@@ -13,7 +13,7 @@ from typing import Any
 from evaluation.segmentation.record import RECORD
 from imaging.errors import InputError, brief
 from imaging.output import replacing
-from imaging.rawfile import shown
+from imaging.rawfile import read_bytes, shown
 
 WORK, IDENTITY = "work", "identity.json"
 
@@ -57,7 +57,7 @@ def claimed(folder: Path, asked: dict[str, Any]) -> Iterator[Path]:
 
 def _compare(folder: Path, path: Path, asked: dict[str, Any]) -> None:
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(read_bytes(path).decode("utf-8"))
         assert isinstance(before, dict)
     except (ValueError, RecursionError, AssertionError) as error:
         raise InputError(f"{shown(path)}: damaged; remove the folder, or choose another") from error

@@ -13,7 +13,7 @@ from lightning.fabric.plugins import CheckpointIO
 from evaluation.segmentation.settings import TrainingSettings
 from imaging.errors import InputError, brief
 from imaging.output import replacing
-from imaging.rawfile import shown
+from imaging.rawfile import is_file, shown
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 KEEPER = "Keeper"
@@ -71,6 +71,8 @@ class Checkpoints(CheckpointIO):
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, on the CPU. Raises InputError for a file that cannot be read."""
+    if not is_file(path):
+        raise InputError(f"{shown(path)}: no file; remove the folder and train anew")
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         course_of(found)

@@ -90,6 +90,8 @@ def train(
         raise InputError("there is one class alone, so nothing to learn; give `classes`")
     if not validation:
         raise InputError("`validation`: there are no images to validate on; give some")
+    if len(validation) < settings.devices:
+        raise InputError(f"`devices` {settings.devices}: more than the {len(validation)} images to validate on")
     device = _device(settings)
     parts = {"real": real, "synthetic": synthetic, "validation": validation}
     remembered = yield from _checked(parts, str(folder))
