@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +47,43 @@ def read_samples(path: Path) -> SampleSet:
             samples = [
                 _made(manifest.parent, each, place, row) for each, (place, row) in zip(samples, rows, strict=True)
             ]
+        if all(each.synthetic for each in samples):
+            return SampleSet(path, tuple(samples), _classes_of(rows[0][1]))
     return SampleSet(path, tuple(samples), source.classes)
+
+
+def choose_samples(
+    samples: Sequence[Sample], wanted: str | None, usual: Sequence[str]
+) -> tuple[tuple[Sample, ...], str]:
+    """Those of one split, and its name: ``wanted``, else the one that is called as ``usual``, else all if there is one.
+
+    Raises:
+        InputError: there is no such split, or there are several of other names.
+    """
+    splits = sorted({each.split for each in samples})
+    listed = ", ".join(brief(split or "none") for split in splits)
+    chosen = wanted
+    if wanted is None:
+        called = [split for split in splits if split.lower() in usual]
+        chosen = called[0] if called else splits[0] if len(splits) == 1 else None
+        if chosen is None:
+            raise InputError(f"`split`: there are several ({listed}); say which one")
+    elif wanted not in splits:
+        raise InputError(f"`split` {brief(wanted)}: there is no such split; known are {listed}")
+    assert chosen is not None
+    return tuple(each for each in samples if each.split == chosen), chosen
+
+
+def _classes_of(row: Row) -> ClassMap | None:
+    """The classes of a dataset made in silico, whose label maps hold their numbers."""
+    names = row.get("class_fractions")
+    if not isinstance(names, dict):
+        return None
+    try:
+        classes = ClassMap(tuple(names), tuple(range(len(names))), ignored=(255,))
+        return classes if ClassMap.parse(str(classes)) == classes else None
+    except InputError:
+        return None
 
 
 def _sample(pair: SourcePair) -> Sample:
@@ -71,7 +108,9 @@ def _made(folder: Path, sample: Sample, place: str, row: Row) -> Sample:
     number, origin, trusted = row.get("round"), row.get("origin"), row.get("trusted_mask_file_name")
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 10_000:
         raise InputError(f"{place}: round is {brief(repr(number))}; give a whole number from 0")
-    for column, value in (("origin", origin), ("trusted_mask_file_name", trusted)):
+    origin_sha256, target_sha256 = row.get("origin_sha256"), row.get("target_sha256")
+    texts = {"origin_sha256": origin_sha256, "target_sha256": target_sha256}
+    for column, value in {"origin": origin, "trusted_mask_file_name": trusted, **texts}.items():
         if not isinstance(value, str | None):
             raise InputError(f"{place}: {column} is {brief(repr(value))}; give text")
     return replace(
@@ -80,4 +119,6 @@ def _made(folder: Path, sample: Sample, place: str, row: Row) -> Sample:
         round=number,
         origin=origin or "",
         trusted=folder / trusted if trusted else None,
+        origin_sha256=origin_sha256 or "",
+        target_sha256=target_sha256 or "",
     )
