@@ -76,9 +76,7 @@ def write_embedding(folder: Path, embedding: Embedding) -> None:
     pictures = draw(embedding.images, embedding.points, embedding.classes.names, embedding.comparisons, title)
     contents = {
         FILES.table: table(embedding).encode("utf-8", "backslashreplace"),
-        FILES.features: save(
-            {"features": embedding.features}, {"encoder": json.dumps(embedding.encoder), "rows": FILES.table}
-        ),
+        FILES.features: save({"features": embedding.features}, {"encoder": json.dumps(embedding.encoder)}),
         FILES.distances: (json.dumps(distances(embedding), indent=1, allow_nan=False) + "\n").encode(),
         f"{method}.png": pictures.png,
         f"{method}.svg": pictures.svg,
@@ -132,7 +130,7 @@ def _json(comparison: Comparison) -> dict[str, Any]:
     found = {
         name: round(value, 12) if isinstance(value, float) else value for name, value in asdict(comparison).items()
     }
-    return {**found, "farther_than_real_slides": comparison.farther}
+    return {**found, "differs": comparison.differs, "farther_than_real_slides": comparison.farther}
 
 
 def summary_lines(embedding: Embedding) -> Iterator[str]:
@@ -164,6 +162,7 @@ _HEADS = (
     "images",
     "drawn (shared)",
     "kernel × 1000",
+    "differs?",
     "same, over halves",
     "real to real",
     "Fréchet, over halves",
@@ -210,11 +209,11 @@ In-silico images are for training models, never for diagnosis.</p>
 
 
 _EXPLANATION = f"""<p>In brackets: where {LEVEL:.0%} lie. The kernel distance (KID) is unbiased, of pairs of different
-slides alone, with an interval from {DRAWS} samples of slides drawn with replacement; of equal sets it is 0 on average.
-The others are over random halves of the real slides: images made from one half against the real images of the other
-half, and, as the yardstick, the real images of both halves. The Fréchet distance is biased upwards for few images, so
-compare it with its yardstick, of as many images, and with nothing else. A set is <em>farther</em> where the difference
-lies above 0 in all but a few of the halves.</p>"""
+slides alone, with an interval from {DRAWS} samples of slides drawn with replacement; of equal sets it is 0 on average,
+and a set <em>differs</em> where the interval lies above 0. The others are over random halves of the real slides: images
+made from one half against the real images of the other half, and, as the yardstick, the real images of both halves. The
+Fréchet distance is biased upwards for few images, so compare it with its yardstick, of as many images, and with nothing
+else. A set is <em>farther</em> where the difference lies above 0 in all but a few of the halves.</p>"""
 
 
 def _row(each: Comparison) -> str:
@@ -223,6 +222,7 @@ def _row(each: Comparison) -> str:
         str(each.images),
         f"{each.units} ({each.shared})",
         number(_thousandfold(each.kernel)),
+        _VERDICTS[each.differs],
         number(_thousandfold(each.kernel_halves)),
         number(_thousandfold(each.kernel_real)),
         f"{number(each.frechet)}, {each.size} a side",

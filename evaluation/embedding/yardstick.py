@@ -65,6 +65,12 @@ class Comparison:
     splits: int
 
     @property
+    def differs(self) -> bool | None:
+        """Whether the set is told from the real one: the kernel distance's interval lies above 0. None: not known."""
+        low = None if self.kernel is None else self.kernel.low
+        return None if low is None else low > 0.0
+
+    @property
     def farther(self) -> bool | None:
         """Whether the set is farther from real images than real slides from each other; None if that is not known."""
         low = None if self.frechet_excess is None else self.frechet_excess.low
