@@ -83,7 +83,7 @@ def build_vit(folder: VisionFolder) -> tuple[nn.Module, dict[str, Any]]:
         registers=registers,
     )
     renamed = _renamed(folder, state, layers, table, scales=kind != "vit")
-    renamed["pos_embed"] = resized_positions(renamed["pos_embed"], trained // patch, side // patch)
+    renamed["pos_embed"] = resized_positions(renamed["pos_embed"], trained // patch, side // patch, registers > 0)
     if registers:  # there the first token's position is added to it, and registers have none
         renamed["reg_token"] = _taken(folder, state, "embeddings.register_tokens")
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
@@ -129,13 +129,16 @@ def preprocessing(folder: VisionFolder) -> dict[str, Any]:
     }
 
 
-def resized_positions(positions: Tensor, trained: int, wanted: int) -> Tensor:
-    """Position embeddings [1, 1 + trained², D] -> [1, 1 + wanted², D], as transformers does for DINOv2."""
+def resized_positions(positions: Tensor, trained: int, wanted: int, antialias: bool) -> Tensor:
+    """Position embeddings [1, 1 + trained², D] -> [1, 1 + wanted², D].
+
+    As transformers does it, with ``antialias`` for DINOv2 with registers alone.
+    """
     if trained == wanted:
         return positions
     first, grid = positions[:, :1], positions[:, 1:]
     square = grid.reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
-    square = F.interpolate(square, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    square = F.interpolate(square, size=(wanted, wanted), mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([first, square.permute(0, 2, 3, 1).reshape(1, wanted * wanted, -1)], dim=1)
 
 

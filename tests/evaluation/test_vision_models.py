@@ -47,9 +47,10 @@ def save_timm(folder: Path, name: str = "vit_tiny_patch16_224", classes: int = 5
     given = TINY | arguments if name.startswith("vit") else arguments
     model = scrambled(timm.create_model(name, num_classes=classes, **given))
     saved = {key: value for key, value in given.items() if isinstance(value, int | str | float)}
-    timm.models.save_for_hf(model, folder, model_args=saved, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text())
-    config["pretrained_cfg"] |= {"mean": MEAN, "std": STD, "crop_pct": 1.0}
+    save_file(model.state_dict(), folder / "model.safetensors")
+    side = given.get("img_size", 224)
+    pretrained = {"input_size": [3, side, side], "mean": MEAN, "std": STD, "crop_pct": 1.0, "num_classes": classes}
+    config = {"architecture": name, "num_classes": classes, "model_args": saved, "pretrained_cfg": pretrained}
     (folder / "config.json").write_text(json.dumps(config))
     return model
 
@@ -59,8 +60,15 @@ def normalised(image: np.ndarray) -> torch.Tensor:
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-def test_a_folder_of_timms_is_its_own_model_with_its_own_normalisation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written_by_timm", [True, False])
+def test_a_folder_of_timms_is_its_own_model_with_its_own_normalisation(tmp_path: Path, written_by_timm: bool) -> None:
     model, image = save_timm(tmp_path), picture(64, 64)
+    if written_by_timm:
+        config = json.loads((tmp_path / "config.json").read_text())
+        timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+        own = json.loads((tmp_path / "config.json").read_text())
+        own["pretrained_cfg"] |= config["pretrained_cfg"]
+        (tmp_path / "config.json").write_text(json.dumps(own))
     encoder = load(tmp_path)
     assert encoder.width == 24
     with torch.inference_mode():
