@@ -21,7 +21,7 @@ from commands.notes import Note
 from commands.samples import SampleSet, read_samples
 from commands.weights import weights_sha256
 from evaluation.embedding.features import Encoder, FeatureStore, embed
-from evaluation.embedding.figure import check_figure
+from evaluation.embedding.figure import check_installed
 from evaluation.embedding.images import REAL, EmbeddedImage, look_at, units_of
 from evaluation.embedding.projection import check_projection, project
 from evaluation.embedding.report import FILES, Embedding, summary_lines, write_embedding
@@ -75,7 +75,7 @@ def run(request: EmbedRequest) -> Iterator[Event]:
     for arm in arms.values():
         if len(arm.samples) < FEWEST_OTHERS:
             raise InputError(f"{shown(arm.path)}: one image alone; give sets of {FEWEST_OTHERS} or more")
-    check_figure()
+    check_installed()
     check_projection(request.projection, len(chosen) + sum(len(arm.samples) for arm in arms.values()))
     yield from _open_folder(request)
     looking = look_at(

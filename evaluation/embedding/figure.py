@@ -41,14 +41,16 @@ class Pictures:
     svg: bytes
 
 
-def check_figure() -> None:
-    """Raise InputError if matplotlib is not installed."""
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise InputError(
-            "pictures need matplotlib, which is not installed: pip install matplotlib, or 'stainloom[evaluate]'"
-        ) from error
+def check_installed() -> None:
+    """Raise InputError if what pictures and intervals need is not installed."""
+    for package, part in (("matplotlib", "matplotlib.figure"), ("scipy", "scipy.special")):
+        try:
+            importlib.import_module(part)
+        except ImportError as error:
+            raise InputError(
+                f"pictures and intervals need {package}, which is not installed: pip install {package}, or "
+                "'stainloom[evaluate]'"
+            ) from error
 
 
 def draw(

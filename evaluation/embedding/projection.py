@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.embedding.distances import Vectors
-from imaging.errors import InputError
+from imaging.errors import InputError, brief
 
 NEIGHBOURS = 15
 MIN_DISTANCE = 0.1
@@ -62,11 +62,13 @@ def umap(features: Vectors, *, seed: int) -> NDArray[np.float64]:
         random_state=seed % 2**32,
         n_jobs=1,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        points: NDArray[np.float64] = reducer.fit_transform(
-            principal_components(features, min(COMPONENTS, count, features.shape[1]))
-        ).astype(np.float64)
+    few = principal_components(features, min(COMPONENTS, count, features.shape[1]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            points: NDArray[np.float64] = reducer.fit_transform(few).astype(np.float64)
+    except (ArithmeticError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(f"UMAP fails on these images ({brief(str(error))}); take `projection` pca") from error
     if not np.isfinite(points).all():
         raise InputError("UMAP gives no finite points for these images; take `projection` pca")
     return points

@@ -139,7 +139,7 @@ def summary_lines(embedding: Embedding) -> Iterator[str]:
         kernel, size = _thousandfold(each.kernel), f"{each.size} images a side"
         yield (
             f"{brief(each.name)}: kernel distance × 1000 {number(kernel)}; Fréchet {number(each.frechet)}, "
-            f"real slides among each other {number(each.frechet_real)} ({size})"
+            f"real ones among each other {number(each.frechet_real)} ({size})"
         )
 
 

@@ -208,9 +208,12 @@ def test_without_umap_one_line_says_what_to_install(sets, tmp_path, capsys, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_without_matplotlib_one_line_says_what_to_install(sets, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "pip install matplotlib" in refused(capsys, *arguments(sets, tmp_path / "out"))
+@pytest.mark.parametrize(("package", "part"), [("matplotlib", "matplotlib.figure"), ("scipy", "scipy.special")])
+def test_without_what_it_needs_one_line_says_what_to_install(
+    sets, tmp_path, capsys, monkeypatch, package: str, part: str
+) -> None:
+    monkeypatch.setitem(sys.modules, part, None)
+    assert f"pip install {package}" in refused(capsys, *arguments(sets, tmp_path / "out"))
 
 
 def test_without_timm_one_line_says_what_to_install(sets, tmp_path, capsys, monkeypatch) -> None:
