@@ -71,21 +71,28 @@ def fetch(name: str, repository: str) -> Path:
     Raises:
         InputError: it is not there, or cannot be downloaded.
     """
+    # Imported here: importing this module must not cost the start of a network client.
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     repository, _, revision = repository.partition("@")
     folder = Path()
     for wanted in (CONFIG, WEIGHTS, PREPROCESSING):
         try:
             folder = Path(hf_hub_download(repository, wanted, revision=revision or None)).parent
-        except (EntryNotFoundError, OSError, ValueError) as error:
+        except Exception as error:  # whatever a network client meets: no connection, a proxy's own page
             # Offline it cannot be told whether a file that is not in the cache exists: this one need not.
-            if wanted == PREPROCESSING and isinstance(error, EntryNotFoundError | LocalEntryNotFoundError):
+            if wanted == PREPROCESSING and isinstance(error, EntryNotFoundError):
                 continue
-            reason = brief(" ".join(str(error).split()) or type(error).__name__, 160)
-            raise InputError(
-                f"{shown(name)}: cannot be fetched ({wanted}: {reason}); check the name and the connection, or give a "
-                "local folder"
-            ) from error
+            if isinstance(error, HFValidationError):
+                reason = "no hub id owner/name; check the name"
+            elif isinstance(error, GatedRepoError):
+                reason = "wants its licence accepted: do so on its page, then `hf auth login`"
+            elif isinstance(error, RepositoryNotFoundError):
+                reason = "no such model on the hub that you may read; check the name, or `hf auth login`"
+            else:
+                reason = (
+                    f"{wanted} is not in the local cache and cannot be fetched ({type(error).__name__}); give a folder"
+                )
+            raise InputError(f"`encoder` {shown(name)}: {reason}") from error
     return folder
