@@ -78,6 +78,7 @@ def run(request: EmbedRequest) -> Iterator[Event]:
     check_installed()
     check_projection(request.projection, len(chosen) + sum(len(arm.samples) for arm in arms.values()))
     yield from _open_folder(request)
+    encoder = _encoder(request, device, dtype)
     looking = look_at(
         shown(request.input), chosen, {name: arm.samples for name, arm in arms.items()}, classes or real.classes
     )
@@ -85,7 +86,7 @@ def run(request: EmbedRequest) -> Iterator[Event]:
     images, decided, notes = yield from _ticking("read", total, looking)
     units, unit = units_of(images, FEWEST_UNITS)
     yield from (Note(text) for text in (*notes, *_notes(images, unit)))
-    encoder = _encoder(request, device, dtype, images)
+    _check_room(encoder, images, device, dtype)
     store = FeatureStore(request.output / WORK / "features")
     features = yield from _ticking("embed", len(images), embed(images, encoder, store))
     exact = features.astype(np.float64)
@@ -177,9 +178,7 @@ def _notes(images: Sequence[EmbeddedImage], unit: str) -> Iterator[str]:
         yield f"{slides} real slides: their intervals are rough"
 
 
-def _encoder(
-    request: EmbedRequest, device: torch.device, dtype: torch.dtype, images: Sequence[EmbeddedImage]
-) -> Encoder:
+def _encoder(request: EmbedRequest, device: torch.device, dtype: torch.dtype) -> Encoder:
     if request.encoder != "diffusion":
         from evaluation.embedding.vision_models import load_encoder
 
@@ -188,8 +187,6 @@ def _encoder(
     loaded = model.load(request.weights, dtype=dtype, device=device)
     loaded.prepack()
     features = ImageFeatures.of(loaded, request.t, request.seed, Execution())
-    largest = max(images, key=lambda each: each.shape[0] * each.shape[1])
-    check_memory(loaded.config, largest.shape, dtype, device, largest.sample.image)
     description = {
         "kind": "diffusion",
         "name": f"diffusion features of {loaded.name}",
@@ -202,6 +199,13 @@ def _encoder(
         "dtype": str(dtype).removeprefix("torch."),
     }
     return DiffusionEncoder(features, description)
+
+
+def _check_room(encoder: Encoder, images: Sequence[EmbeddedImage], device: torch.device, dtype: torch.dtype) -> None:
+    """Raise InputError for an image that is too large for the memory; other encoders make images small."""
+    if isinstance(encoder, DiffusionEncoder):
+        largest = max(images, key=lambda each: each.shape[0] * each.shape[1])
+        check_memory(encoder.features.model.config, largest.shape, dtype, device, largest.sample.image)
 
 
 def _comparisons(

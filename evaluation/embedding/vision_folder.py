@@ -91,8 +91,7 @@ def fetch(name: str, repository: str) -> Path:
             elif isinstance(error, RepositoryNotFoundError):
                 reason = "no such model on the hub that you may read; check the name, or `hf auth login`"
             else:
-                reason = (
-                    f"{wanted} is not in the local cache and cannot be fetched ({type(error).__name__}); give a folder"
-                )
+                what = f"{wanted} is not in the local cache and cannot be fetched"
+                reason = f"{what} ({type(error).__name__}); give a folder"
             raise InputError(f"`encoder` {shown(name)}: {reason}") from error
     return folder
