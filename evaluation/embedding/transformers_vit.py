@@ -89,8 +89,8 @@ def build_vit(folder: VisionFolder) -> tuple[nn.Module, dict[str, Any]]:
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
     problems = model.load_state_dict(renamed, strict=False)
-    used = set(state) - _names_used(state, layers, table)
-    left = [*problems.missing_keys, *problems.unexpected_keys, *sorted(used)]
+    unused = set(state) - _names_used(state, layers, table)
+    left = [*problems.missing_keys, *problems.unexpected_keys, *sorted(unused)]
     if left:
         raise InputError(f"{shown(folder.name)}: its weights do not fit its configuration ({brief(left[0])}); mend it")
     return model, data
@@ -113,6 +113,7 @@ def preprocessing(folder: VisionFolder) -> dict[str, Any]:
     numbers = [*mean, *std] if isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3 else []
     fine = all(isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e4 for each in numbers)
     whole = all(isinstance(each, int) and 1 <= each <= MOST_SIDE for each in (shortest, final))
+    whole = whole and sides.get("width", shortest) == shortest
     resampling = given.get("resample", 2)
     rescale = given.get("rescale_factor", 1 / 255)
     if not (numbers and fine and whole and resampling in _RESAMPLING and all(each != 0 for each in numbers[3:])):

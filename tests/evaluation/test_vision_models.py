@@ -202,6 +202,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a deviation of zero": (edited(PRE, image_std=[1, 0, 1]), "no usable size, mean and deviation"),
     "a mean that is none": (edited(PRE, image_mean=[float("nan"), 0, 0]), "no usable size, mean and deviation"),
     "a huge image": (edited(PRE, size={"height": 10**9, "width": 10**9}), "no usable size"),
+    "no square": (edited(PRE, size={"height": 32, "width": 64}), "no usable size"),
     "another scale": (edited(PRE, rescale_factor=1.0), "does not bring pixels to 0..1"),
     "another kind": (edited("config.json", model_type="swin"), "model_type is 'swin', not one of vit, dinov2"),
     "a kind that is none": (edited("config.json", model_type=[1]), "model_type is [1]"),
