@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from commands.evaluation_requests import (
     EMBED_FILES,
@@ -25,7 +25,7 @@ from commands.options import add_options, read_options
 from commands.terminal import End
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[Any]
 
 SEGMENTATION = """\
 Does the data help? Train a segmentation model on real and in-silico images (Winter et al., 3.3), and judge it against
