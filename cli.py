@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from commands import VERSION
-from commands.evaluation_parsers import add_evaluation, run_segmentation
+from commands.evaluation_parsers import add_evaluation, run_embed, run_segmentation
 from commands.options import add_options, read_options, with_flags
 from commands.places import HERE
 from commands.requests import (
@@ -180,6 +180,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, End], int | None]] = {
     "generate": _generate,
     "dataset": _dataset,
     "sample": _sample,
+    "embed": run_embed,
     "segmentation": run_segmentation,
     "show": _show,
 }

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.evaluation_requests import (
+    EMBED_FILES,
+    EMBED_MACHINE,
+    EMBED_METHOD,
     EVALUATE_FILES,
     EVALUATE_MACHINE,
     EVALUATE_METHOD,
@@ -14,6 +17,7 @@ from commands.evaluation_requests import (
     TRAIN_MACHINE,
     TRAIN_NETWORK,
     TRAIN_OPTIMISER,
+    EmbedRequest,
     EvaluateRequest,
     TrainRequest,
 )
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
 SEGMENTATION = """\
 Does the data help? Train a segmentation model on real and in-silico images (Winter et al., 3.3), and judge it against
 annotators' label maps (docs/evaluation.md). Wants the extra: pip install 'stainloom[evaluate]'."""
+
+EMBED = """\
+Do in-silico images lie among the real ones? All of them in one picture (Winter et al., Fig. 2b), and how far apart they
+are, by Fréchet and kernel distances beside those of real slides from each other (docs/evaluation.md). Wants the extra:
+pip install 'stainloom[evaluate]'."""
 
 
 def add_evaluation(commands: Commands) -> None:
@@ -49,6 +58,19 @@ def add_evaluation(commands: Commands) -> None:
     add_options(evaluate.add_argument_group("inputs and outputs"), EvaluateRequest, EVALUATE_FILES)
     add_options(evaluate.add_argument_group("judging"), EvaluateRequest, EVALUATE_METHOD)
     add_options(evaluate.add_argument_group("machine"), EvaluateRequest, EVALUATE_MACHINE)
+    embed = commands.add_parser(
+        "embed",
+        help="real and in-silico images in one picture, and their distances",
+        description=EMBED,
+        allow_abbrev=False,
+    )
+    embed.add_argument("input", type=Path, metavar="REAL", help="annotated images: any layout of docs/datasets.md")
+    embed.add_argument(
+        "insilico", type=Path, nargs="+", metavar="INSILICO", help="folders that `dataset` made, or any other layout"
+    )
+    add_options(embed.add_argument_group("inputs and outputs"), EmbedRequest, EMBED_FILES)
+    add_options(embed.add_argument_group("method"), EmbedRequest, EMBED_METHOD)
+    add_options(embed.add_argument_group("machine"), EmbedRequest, EMBED_MACHINE)
 
 
 def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
@@ -67,6 +89,20 @@ def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
         events = segmentation.evaluate(EvaluateRequest(**read_options(EvaluateRequest, given), input=arguments.input))
     with Reporter() as reporter:
         for event in events:
+            end.raise_if_asked()
+            reporter.show(event)
+
+
+def run_embed(arguments: argparse.Namespace, end: End) -> None:
+    """Run what was asked of `embed`. Raises InputError, SettingError or CheckpointError for bad input."""
+    from commands import embed
+    from commands.progress import Reporter
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("input", "insilico")}
+    options = read_options(EmbedRequest, given)
+    request = EmbedRequest(**options, input=arguments.input, insilico=tuple(arguments.insilico))
+    with Reporter() as reporter:
+        for event in embed.run(request):
             end.raise_if_asked()
             reporter.show(event)
 

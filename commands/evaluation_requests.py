@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.places import DEMO_WEIGHTS
 from evaluation.segmentation.settings import PRECISIONS, TrainingSettings
 from sampler.option import between, one_of, option
 
 LABELS = ("trusted", "plain")
+PROJECTIONS = ("umap", "pca")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,33 @@ class EvaluateRequest(EvaluationRequest):
     bootstrap: int = option(2000, "N", "resamplings for the intervals", check=between(100, 1_000_000))
 
 
-EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest)
+@dataclass(frozen=True)
+class EmbedRequest(EvaluationRequest):
+    """What the user asked of `embed`. ``input`` are the real images, ``insilico`` the sets to compare with them."""
+
+    insilico: tuple[Path, ...] = ()
+    output: Path = option(Path("embedding"), "FOLDER", "a new folder, or that of a run to go on with")
+    split: str | None = option(
+        None, "NAME", "of the real images, those of this split", shown="train, if there are several"
+    )
+    encoder: str = option(
+        "diffusion",
+        "ENCODER",
+        "what turns images into numbers: diffusion (the weights' own features), timm:NAME, hf-hub:OWNER/NAME or a "
+        "local folder as timm or transformers save a vision transformer",
+    )
+    weights: str = option(
+        str(DEMO_WEIGHTS),
+        "WEIGHTS",
+        "of the diffusion encoder, as in `generate`",
+        shown="the demonstration",
+    )
+    t: int = option(250, "T", "noise level that the diffusion encoder looks at", check=between(0, 999))
+    projection: str = option("umap", "METHOD", "umap or pca, to two dimensions", check=one_of(*PROJECTIONS))
+    dtype: str = option("fp32", "TYPE", "auto, fp32, fp16 or bf16, the encoder's number type")
+
+
+EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest, EmbedRequest)
 """All of these that a message may name a field of."""
 
 TRAIN_FILES = ("output", "synthetic", "split", "validation", "classes", "labels", "real_share", "seed")
@@ -89,3 +117,6 @@ TRAIN_MACHINE = ("device", "devices", "precision", "workers", "cache")
 EVALUATE_FILES = ("output", "model", "split", "classes")
 EVALUATE_METHOD = ("overlap", "bootstrap", "seed")
 EVALUATE_MACHINE = ("device", "batch_size")
+EMBED_FILES = ("output", "split", "classes")
+EMBED_METHOD = ("encoder", "weights", "t", "projection", "seed")
+EMBED_MACHINE = ("device", "dtype")

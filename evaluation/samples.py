@@ -44,8 +44,11 @@ class Sample:
 
     @property
     def group(self) -> str:
-        """What is drawn as a whole where images are resampled or split: the patient, else the slide, else the image."""
-        return self.patient or self.slide or self.name
+        """What is drawn as a whole where images are resampled or split: the patient, else the slide, else the image.
+
+        An in-silico image belongs to the image that it was made from.
+        """
+        return self.patient or self.slide or self.origin or self.name
 
 
 def load_image(sample: Sample) -> NDArray[np.uint8]:
