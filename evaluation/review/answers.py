@@ -52,8 +52,8 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
     """The answers in files, each of another reader, to the study of ``key``.
 
     Raises:
-        ProblemsError: files that cannot be read, are of another study, of no answers, or hold values that a page does not
-            write; two files of one reader. All of them.
+        ProblemsError: files that cannot be read, are of another study, or hold what no page writes; two files of one
+            reader. All of them.
     """
     found: list[Answers] = []
     problems = []
@@ -67,8 +67,8 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
         name = each.reader.casefold()
         if name in seen:
             problems.append(
-                f"{shown(each.path)}: of the reader {brief(each.reader)}, as is {shown(seen[name])}; give each reader's "
-                "last file alone, and let different readers take different names"
+                f"{shown(each.path)}: of the reader {brief(each.reader)}, as is {shown(seen[name])}; give the last "
+                "file of each reader alone, and let different readers take different names"
             )
         seen[name] = each.path
     if problems:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from imaging.errors import InputError, brief
 from imaging.rawfile import read_bytes, shown
@@ -108,5 +108,5 @@ class Fields:
         return [Fields(f"{self.where} {name} {place}", each) for place, each in enumerate(value, start=1)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -128,9 +128,7 @@ def _key(fields: Fields) -> Key:
         raise InputError(f"{fields.where}: trials of the same name, or repeats of nothing")
     if any(len(each.shares) != len(key.classes) for each in images):
         raise InputError(f"{fields.where}: shares of other classes")
-    if mode == PAIRS and any(
-        len({arms[images[index].arm].synthetic for index in each.images}) != 2 for each in trials
-    ):
+    if mode == PAIRS and any(len({arms[images[index].arm].synthetic for index in each.images}) != 2 for each in trials):
         raise InputError(f"{fields.where}: pairs of one kind")
     return key
 
@@ -149,5 +147,3 @@ def _image(fields: Fields, arms: int) -> Image:
 def _trial(fields: Fields, images: int, count: int) -> Trial:
     indices, pictures = fields.whole_list("images", count, images), fields.texts("pictures")
     return Trial(fields.text("id"), tuple(indices), tuple(pictures), fields.text("repeat_of"))
-
-

@@ -46,7 +46,7 @@ def match(synthetic: Sequence[Candidate], real: Sequence[Candidate]) -> list[int
 
 
 def spread_origins(candidates: Sequence[Candidate], order: Sequence[int], count: int, used: set[str]) -> list[int]:
-    """The first ``count`` of ``candidates`` in ``order``, each of another source while there are such; adds to ``used``."""
+    """The first ``count`` of ``candidates`` in ``order``, of new sources while there are such; adds to ``used``."""
     chosen: list[int] = []
     for index in order:
         source = candidates[index].source

@@ -18,7 +18,7 @@ LEVEL = 0.95
 ALPHA = 0.025
 """One-sided: a reader at chance is called above it at most this often."""
 RESAMPLES = 2000
-PERMUTATIONS = 20_000
+PERMUTATIONS, _BLOCK = 20_000, 1000
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 Array = NDArray[np.float64]
@@ -71,8 +71,8 @@ def binomial_tails(successes: int, count: int) -> tuple[float, float]:
 def area(scores: Array, positive: NDArray[np.bool_]) -> Estimate:
     """The area under the ROC curve of ``scores`` [N], ties counted half, with Newcombe's interval (2006, method 5).
 
-    That holds all areas from which the one found differs by less than z standard errors, as Hanley and McNeil give them at
-    the area itself: it never shrinks to a point, where DeLong's variance is 0 as soon as nothing is confused.
+    That holds all areas from which the one found differs by less than z standard errors, as Hanley and McNeil give them
+    at the area itself: it never shrinks to a point, where DeLong's variance is 0 as soon as nothing is confused.
     """
     ours, others = scores[positive], scores[~positive]
     if not (ours.size and others.size):
@@ -164,17 +164,20 @@ def _percentiles(value: float, found: Array) -> Estimate:
 def dealt_tails(weights: Array, truth: Array, *, coins: bool, seed: int) -> tuple[float, float]:
     """Chances of a sum of ``weights`` · ``truth`` [N] as high, and as low, where the truth's signs are dealt anew.
 
-    They are permuted, or with ``coins`` each thrown by itself: as the study dealt them. Answers stay as they are, so that
-    readers who see the same images and err alike are no more than one chance.
+    They are permuted, or with ``coins`` each thrown by itself: as the study dealt them. Answers stay as they are,
+    so that readers who see the same images and err alike are no more than one chance.
     """
     rng = np.random.default_rng(seed)
-    dealt = np.broadcast_to(truth, (PERMUTATIONS, truth.size))
-    dealt = dealt * rng.choice([-1.0, 1.0], dealt.shape) if coins else rng.permuted(dealt, axis=1)
-    sums, found = dealt @ weights, float(truth @ weights)
+    found = float(truth @ weights)
     slack = 1e-9 * (1 + abs(found))
-    above = (1 + int((sums >= found - slack).sum())) / (1 + PERMUTATIONS)
-    below = (1 + int((sums <= found + slack).sum())) / (1 + PERMUTATIONS)
-    return above, below
+    above = below = 1
+    for _ in range(PERMUTATIONS // _BLOCK):
+        dealt = np.broadcast_to(truth, (_BLOCK, truth.size))
+        dealt = dealt * rng.choice([-1.0, 1.0], dealt.shape) if coins else rng.permuted(dealt, axis=1)
+        sums = dealt @ weights
+        above += int((sums >= found - slack).sum())
+        below += int((sums <= found + slack).sum())
+    return above / (1 + PERMUTATIONS), below / (1 + PERMUTATIONS)
 
 
 def centred_ranks(scores: Array) -> Array:

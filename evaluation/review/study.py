@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.review.key import PAIRS, SINGLE, Arm, Image, Key, Trial
-from evaluation.review.matching import OWN_ORIGIN, Candidate, match, spread_origins
+from evaluation.review.matching import Candidate, match, spread_origins
 from evaluation.review.page import MOST_BYTES, digest, pictures_of
 from evaluation.samples import Sample, load_image, load_labels
 from imaging.classes import ClassMap
 from imaging.errors import InputError
 from imaging.labels import decide_classes, label_map
 from imaging.maskfile import read_mask
-from imaging.rawfile import shown
 
 LEAST_POOL, POOL = 200, 10
 """Real images that are looked at: so many, or so many for each that is wanted, of those there are."""
@@ -38,7 +37,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Wanted:
-    """``count`` questions, before ``repeats`` (a share of them); ``side`` in px is cut from all, None the most there is."""
+    """``count`` questions, and ``repeats`` (a share of them) again; of images ``side`` px are cut, None the most."""
 
     count: int
     repeats: float
@@ -58,7 +57,7 @@ class Study:
 
 
 def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wanted) -> Generator[None, None, Study]:
-    """A study of the one set of real images among ``sets`` and the others, which are in-silico. Ticks as files are read.
+    """A study of the one set of real images among ``sets`` and the in-silico others. Ticks as files are read.
 
     Raises:
         InputError: a file cannot be read, the labels need `classes` to be said, or there are too few images.
@@ -104,8 +103,8 @@ def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wante
     total = sum(len(each) for trial in files for each in trial)
     if total > MOST_BYTES:
         raise InputError(
-            f"the page would take {total >> 20} MiB, more than browsers bear ({MOST_BYTES >> 20}); give a smaller `count` "
-            "or `side`"
+            f"the page would take {total >> 20} MiB, more than browsers bear ({MOST_BYTES >> 20}); give a smaller "
+            "`count` or `side`"
         )
     trials = [
         Trial(trial.id, trial.images, tuple(map(digest, each)), trial.repeat_of)
@@ -144,17 +143,15 @@ def _candidate(index: int, sample: Sample, source: str, classes: ClassMap) -> Ca
 
 
 def _source(sample: Sample, names: set[str]) -> str:
-    """The name of the real image that ``sample`` was made from; by its last part where it was read from another folder."""
+    """The name of the real image that ``sample`` was made from: by its last part where the whole name is not known."""
     if sample.origin in names or not sample.origin:
         return sample.origin
     same = [name for name in names if PurePosixPath(name).name == PurePosixPath(sample.origin).name]
     return same[0] if len(same) == 1 else sample.origin
 
 
-def _chosen(
-    arms: Sequence[ImageSet], names: set[str], count: int, rng: np.random.Generator
-) -> list[tuple[int, int]]:
-    """(arm, index) of ``count`` in-silico images by chance, as many of each arm as there can be, of different origins."""
+def _chosen(arms: Sequence[ImageSet], names: set[str], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(arm, index) of ``count`` in-silico images by chance, as many of each arm and of as many origins as can be."""
     quotas = [0] * len(arms)
     while sum(quotas) < count and any(q < len(arm.samples) for q, arm in zip(quotas, arms, strict=True)):
         room = [place for place, arm in enumerate(arms) if quotas[place] < len(arm.samples)]
@@ -176,8 +173,8 @@ def _told(picks: Sequence[tuple[int, Candidate, Candidate]], wanted: Wanted, cou
     distances = [_distance(one, other) for _, one, other in picks]
     if distances:
         notes.append(
-            f"class shares of matched images differ by {np.mean(distances):.3f} in the mean, {max(distances):.3f} at most "
-            "(0 to 1)"
+            f"class shares of matched images differ by {np.mean(distances):.3f} in the mean, {max(distances):.3f} at "
+            "most (0 to 1)"
         )
     sources = [one.source for _, one, _ in picks if one.source]
     again = len(sources) - len(set(sources))
@@ -211,10 +208,9 @@ def _read(
     return images, pixels
 
 
-def _trials(
-    picks: Sequence[tuple[int, Candidate, Candidate]], wanted: Wanted, rng: np.random.Generator
-) -> list[Trial]:
+def _trials(picks: Sequence[tuple[int, Candidate, Candidate]], wanted: Wanted, rng: np.random.Generator) -> list[Trial]:
     """In their order. Image 2k is the k-th in-silico one, 2k + 1 its real partner."""
+    groups: list[tuple[int, ...]]
     if wanted.mode == SINGLE:
         groups = [(index,) for index in rng.permutation(2 * len(picks)).tolist()]
     else:
