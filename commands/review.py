@@ -21,7 +21,7 @@ from evaluation.review.key import read_key
 from evaluation.review.page import build_page
 from evaluation.review.report import answers_table, describe, images_table
 from evaluation.review.score import score as score_of
-from evaluation.review.study import ImageSet, Study, Wanted, make_study
+from evaluation.review.study import ImageSet, Study, Wanted, make_study, most_reads
 from imaging.classes import ClassMap
 from imaging.errors import InputError
 from imaging.output import check_output_file, replacing
@@ -55,7 +55,8 @@ def make(request: ReviewMakeRequest) -> Iterator[Event]:
     ]
     seed = secrets.randbits(62) if request.seed is None else request.seed
     wanted = Wanted(request.count, request.repeats, request.mode, seed, request.side, VERSION)
-    study = yield from _ticking(make_study(sets, given or found[0].classes, wanted))
+    classes = given or found[0].classes
+    study = yield from _ticking(make_study(sets, classes, wanted), most_reads(sets, classes, wanted))
     yield from (Note(text) for text in study.notes)
     text = build_page(study.key, study.pictures)
     request.output.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _ticking(work: Generator[None, None, Study]) -> Generator[Event, None, Study]:
+def _ticking(work: Generator[None, None, Study], total: int) -> Generator[Event, None, Study]:
     done = 0
     while True:
         try:
@@ -101,7 +102,7 @@ def _ticking(work: Generator[None, None, Study]) -> Generator[Event, None, Study
             study: Study = end.value
             return study
         done += 1
-        yield Progress("read", done, done)
+        yield Progress("read", done, max(total, done))
 
 
 def score(request: ReviewScoreRequest) -> Iterator[Event]:

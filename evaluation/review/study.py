@@ -56,6 +56,16 @@ class Study:
     notes: tuple[str, ...]
 
 
+def most_reads(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wanted) -> int:
+    """How often `make_study` ticks, at most."""
+    (real,) = (each for each in sets if not each.synthetic)
+    return (1 if classes else 2) * min(len(real.samples), _pool_size(wanted)) + 3 * wanted.count
+
+
+def _pool_size(wanted: Wanted) -> int:
+    return max(LEAST_POOL, POOL * wanted.count)
+
+
 def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wanted) -> Generator[None, None, Study]:
     """A study of the one set of real images among ``sets`` and the in-silico others. Ticks as files are read.
 
@@ -66,8 +76,7 @@ def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wante
     (real,) = (each for each in sets if not each.synthetic)
     arms = [each for each in sets if each.synthetic]
     notes: list[str] = []
-    pool_size = max(LEAST_POOL, POOL * wanted.count)
-    pool = sorted(rng.permutation(len(real.samples))[:pool_size].tolist())
+    pool = sorted(rng.permutation(len(real.samples))[: _pool_size(wanted)].tolist())
     if classes is None:
         classes, said = yield from _inferred([real.samples[index] for index in pool])
         notes += said
