@@ -97,7 +97,7 @@ function showStart() {
     const [row, button] = ["li", "button"].map((name) => document.createElement(name));
     button.type = "button";
     button.textContent = `Go on as ${each.reader} (${countAnswered(each)} of ${study.trials.length} answered)`;
-    button.addEventListener("click", () => goOn(each));
+    button.addEventListener("click", () => goOn(keptOf(each.reader) ?? each)); // others may have gone on
     row.append(button);
     return row;
   }));
@@ -244,8 +244,10 @@ function onKey(event) {
     ...Object.entries(FINDING_KEYS).map(([name, each]) => [each, `findings-${name}`]),
   ];
   const found = inputs.find(([each]) => each === key);
-  if (found) byId(found[1]).click();
-  else if (key === "enter" && !target.matches("button, summary")) next();
+  if (found) {
+    if (target.matches("button")) target.blur(); // else Enter would press it again instead of going on
+    byId(found[1]).click();
+  } else if (key === "enter" && !target.matches("button, summary")) next();
   else if (key === "b") back();
   else if (key === "+" || key === "=") zoomTo(view.zoom * 1.4);
   else if (key === "-" || key === "−") zoomTo(view.zoom / 1.4);
@@ -285,9 +287,11 @@ function listen() {
   addEventListener("pagehide", () => { if (state !== null && !byId("work").hidden) record(); });
   addEventListener("beforeunload", (event) => { if (!kept && unsaved.size > 0) event.preventDefault(); });
   addEventListener("storage", (event) => {
-    if (state === null || event.key !== PREFIX + state.reader.toLowerCase()) return;
+    if (event.key === null || !event.key.startsWith(PREFIX)) return;
+    if (state !== null && event.key !== nameOf(state.reader)) return;
+    const mine = state !== null;
     showStart();
-    warn("These answers were changed in another tab. Go on in one tab alone.");
+    if (mine) warn("These answers were changed in another tab. Go on in one tab alone.");
   });
 }
 
