@@ -68,7 +68,7 @@ def _told(told: Told) -> str:
     parts.append(f"AUC {_range(told.area)}")
     least = min(told.above, told.below)
     chance = f", of which chance gives {100 * told.by_chance:.0f} %" if abs(told.by_chance - 0.5) > 0.005 else ""
-    return f"{', '.join(parts)}; {told.verdict} (p = {least:.2g}{chance})"
+    return f"{', '.join(parts)}; {told.verdict} (one-sided p = {least:.2g}{chance})"
 
 
 def _agreed(agreement: Agreement) -> str:
