@@ -30,6 +30,7 @@ from commands.requests import (
     MethodRequest,
     SampleRequest,
 )
+from commands.review_parsers import add_review, run_review
 from commands.terminal import End, Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
 from imaging.errors import InputError, ProblemsError, one_line
@@ -80,6 +81,7 @@ def build_parser() -> Parser:
     )
     _add_sample(sample)
     add_evaluation(commands)
+    add_review(commands)
     show = commands.add_parser("show", help="print the command that makes an image again", allow_abbrev=False)
     show.add_argument("image", type=Path, metavar="IMAGE.png", help="an image that `generate` or `sample` wrote")
     return parser
@@ -179,6 +181,7 @@ def _show(arguments: argparse.Namespace, end: End) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace, End], int | None]] = {
     "generate": _generate,
     "dataset": _dataset,
+    "review": run_review,
     "sample": _sample,
     "embed": run_embed,
     "segmentation": run_segmentation,

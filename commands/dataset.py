@@ -18,7 +18,7 @@ from dataset.making import Failed, Made
 from dataset.plan import Unit
 from dataset.shares import Share, share_of
 from dataset.status import describe_status, read_status
-from dataset.summary import CHECKSUMS, Totals, counted_state, finish, write_checksums
+from dataset.summary import CHECKSUMS, FINISHED, Totals, counted_state, finish, write_checksums
 from imaging.errors import InputError
 from imaging.output import replacing
 from imaging.rawfile import shown
@@ -128,7 +128,7 @@ def _finish(job: Job) -> Iterator[Event]:
                     yield Note(f"others try again what failed in {folder.root}; they will finish it")
                     return
     with folder.locked("finish"):
-        marker = folder.work / "finished"
+        marker = folder.work / FINISHED
         state = counted_state(folder)
         whole = marker.exists() and (folder.root / CHECKSUMS).exists()
         if not whole or marker.read_text(encoding="utf-8") != state:

@@ -9,6 +9,7 @@ from typing import Any
 
 from commands.evaluation_requests import EVALUATION_REQUESTS
 from commands.places import DEMO_WEIGHTS
+from commands.review_requests import REVIEW_REQUESTS
 from sampler.option import at_least, between, none_or, one_of, option
 from sampler.settings import GUIDANCE, MOST_STEPS, Settings
 
@@ -125,7 +126,7 @@ class SampleRequest(Request):
     size: int = option(512, "PX", "side, a multiple of 64 px", check=_size)
 
 
-REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATION_REQUESTS)
+REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATION_REQUESTS, *REVIEW_REQUESTS)
 """All that a message may name a field of."""
 
 FILES = (

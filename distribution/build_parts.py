@@ -21,6 +21,7 @@ PARTS = ("commands", "dataset", "evaluation", "imaging", "kernels", "model", "sa
 MODULES = ("cli",)
 OWN = {*PARTS, *MODULES}
 DATA = {
+    "evaluation": ("review/page/*",),
     "demo": ("weights/**/*",),
     "examples": ("README.md", "small/*"),
     "model": ("data/*",),
