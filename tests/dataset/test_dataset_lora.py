@@ -1,4 +1,4 @@
-"""A dataset with a LoRA is another dataset: other ids, its settings and rows say so, and runs without it are refused."""
+"""A dataset with a LoRA is another dataset: its ids, settings and rows say so, and runs without it are refused."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,14 +89,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | 
     return path
 
 
-def fused(theirs: SimpleNamespace, *files: tuple[Path, float]) -> SimpleNamespace:
-    """Copies of their modules into which diffusers has merged LoRA files, one after the other."""
+def fused(theirs: SimpleNamespace, *files: tuple[Path, float], in_place: bool = False) -> SimpleNamespace:
+    """Copies of their modules, or these themselves, into which diffusers has merged LoRA files, one after the other."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     made = StableDiffusionPipeline(
         vae=theirs.vae,
-        text_encoder=copy.deepcopy(theirs.text_encoder),
-        unet=copy.deepcopy(theirs.unet),
+        text_encoder=theirs.text_encoder if in_place else copy.deepcopy(theirs.text_encoder),
+        unet=theirs.unet if in_place else copy.deepcopy(theirs.unet),
         tokenizer=None,
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
@@ -108,3 +108,22 @@ def fused(theirs: SimpleNamespace, *files: tuple[Path, float]) -> SimpleNamespac
         made.fuse_lora(lora_scale=weight)
         made.unload_lora_weights()
     return SimpleNamespace(unet=made.unet, vae=made.vae, text_encoder=made.text_encoder)
+
+
+def assert_as_fused(
+    ours: Mapping[str, Tensor], fused: Mapping[str, Tensor], before: Callable[[str], Tensor], rank: int
+) -> int:
+    """Every weight is diffusers', to what its float32 sums of ``rank`` products and its own rounding come to.
+
+    ``before`` gives a weight without LoRAs. Returns how many differ from that.
+    """
+    assert ours.keys() == fused.keys()
+    changed = 0
+    for name, value in ours.items():
+        plain = before(name)
+        error = (value.double() - fused[name].double()).abs().max().item()
+        size = (plain.abs().max() + (fused[name] - plain).abs().max()).item()
+        assert error <= (rank + 4) * torch.finfo(torch.float32).eps * size, f"{name}: {error:.2e} of {size:.2e}"
+        assert torch.equal(value, plain) == torch.equal(fused[name], plain), name
+        changed += not torch.equal(value, plain)
+    return changed
