@@ -105,7 +105,8 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     yield from (Note(text) for text in (*notes, *machine.notes))
     folder = Folder(request.output)
     if (request.input is None) != request.demo:
-        raise InputError("which images? give a folder or a manifest, or --demo for a small drawn dataset (not both)")
+        before = " before --lora, which takes all names that follow it" if request.lora else ""
+        raise InputError(f"which images? give a folder or a manifest{before}, or --demo for a drawn dataset (not both)")
     loras = read_loras(request.lora)
     content = {
         "method": settings_record(settings),

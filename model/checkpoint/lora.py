@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from model.checkpoint import tensors
 from model.checkpoint.lora_keys import ENDINGS, Layer, Part, Role, layers_by_name, refuse_other_kinds
-from model.checkpoint.lora_metadata import adapter_alphas
+from model.checkpoint.lora_metadata import MOST_ALPHA, adapter_alphas
 from model.clip import TextEncoder
 from model.errors import CheckpointError
 from model.files import check_regular, exists, is_file, is_folder, names_in, shown, shown_name
 from model.unet import UNet
 
 IN_FOLDER = "pytorch_lora_weights.safetensors"
-MOST_ALPHA = 1e6  # far above every rank there is; more is damage
 
 
 @dataclass(frozen=True)

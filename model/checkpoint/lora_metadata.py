@@ -17,7 +17,7 @@ from model.errors import CheckpointError
 from model.files import shown
 
 KEY = "lora_adapter_metadata"
-MOST_ALPHA = 1e6
+MOST_ALPHA = 1e6  # far above every rank there is; more is damage
 # What is off in a plain LoRA; other values change what its tensors mean.
 OFF = ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "alora_invocation_tokens", "layer_replication")
 # Initial values that change the model's own weights, too.

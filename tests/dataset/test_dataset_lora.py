@@ -87,3 +87,9 @@ def test_bad_words_are_refused_before_the_folder_is_made(source, tiny_folder, tm
     assert cli.main([*arguments(tiny_folder, tmp_path / "out", "--lora=missing"), str(source)]) == 2
     assert "--lora missing: no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_input_taken_for_a_lora_is_told(source, tiny_folder, loras, tmp_path, capsys) -> None:
+    words = arguments(tiny_folder, tmp_path / "out", "--lora", str(loras[0]), str(source))
+    assert cli.main(words) == 2
+    assert "give a folder or a manifest before --lora, which takes all names that follow it" in capsys.readouterr().err
