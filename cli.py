@@ -33,7 +33,7 @@ from commands.requests import (
 from commands.review_parsers import add_review, run_review
 from commands.terminal import End, Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
-from imaging.errors import InputError, ProblemsError, one_line
+from imaging.errors import InputError, one_line
 from model.errors import CheckpointError, PromptError
 from model.files import shown_name
 from sampler.errors import NotFiniteError, SettingError
@@ -207,11 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             except Exception:
                 end.raise_if_asked()  # what a library makes of an interrupt is no fault of the input
                 raise
-    except ProblemsError as error:
-        for problem in error.problems:
-            _fail(with_flags(problem, REQUESTS), 2)
-        return _fail(str(error), 2)
     except (InputError, CheckpointError, PromptError, SettingError, NotFiniteError) as error:
+        for problem in getattr(error, "problems", ()):
+            _fail(with_flags(problem, REQUESTS), 2)
         return _fail(with_flags(str(error), REQUESTS), 2)
     except KeyboardInterrupt:
         return _fail("interrupted: finished images are kept, nothing is half-written", 130, start="")

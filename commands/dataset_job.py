@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import model
 from commands import VERSION
 from commands.kernel_choice import choose_impl
+from commands.loras import GivenLora, read_loras
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -104,10 +105,13 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     yield from (Note(text) for text in (*notes, *machine.notes))
     folder = Folder(request.output)
     if (request.input is None) != request.demo:
-        raise InputError("which images? give a folder or a manifest, or --demo for a small drawn dataset (not both)")
+        before = " before --lora, which takes all names that follow it" if request.lora else ""
+        raise InputError(f"which images? give a folder or a manifest{before}, or --demo for a drawn dataset (not both)")
+    loras = read_loras(request.lora)
     content = {
         "method": settings_record(settings),
         "weights_sha256": weights_sha256(request.weights),
+        **_content(loras),
         "dtype": str(machine.dtype).removeprefix("torch."),
         "impl": machine.impl,
     }
@@ -116,6 +120,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         **{name: getattr(request, name) for name in ("rounds", "subset", "split", "seed", "variants", "classes")},
         **{name: getattr(request, name) for name in ("min_fidelity", "batch_size", "threads", "demo")},
         "weights": Path(request.weights).name,
+        **({"lora_files": " ".join(given.short for given in loras)} if loras else {}),
         "device_type": machine.device.type,
         "program": "stainloom",
         "version": VERSION,
@@ -130,8 +135,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         if found is not None:
             settings.class_intensities(len(found.classes))
             yield from (Note(text) for text in found.notes)
-        loaded = model.load(request.weights, dtype=machine.dtype, device=machine.device)
-        loaded.prepack()
+        loaded = _load(request, machine, loras)
         if plan is None:
             assert found is not None
             shapes = {padded(each.candidate.shape) for each in (*found.images, *found.targets)}
@@ -181,10 +185,25 @@ def reopen_job(folder: Folder, plan: Plan, request: DatasetRequest) -> Generator
         raise InputError(
             f"--device: the dataset was made on {asked.get('device_type')}; only there it is the same to the byte"
         )
-    loaded = model.load(again.weights, dtype=machine.dtype, device=machine.device)
-    loaded.prepack()
+    loras = read_loras(again.lora)
+    if _content(loras).get("lora") != asked.get("lora"):
+        known = shown(str(asked.get("lora_files", "none")))
+        raise InputError(f"--lora: the dataset was made with others ({known}); give these, with their weights")
+    loaded = _load(again, machine, loras)
     calibration = yield from _calibration(folder, plan)
     return Job(again, folder, plan, calibration, settings, machine, loaded, Share())
+
+
+def _load(request: DatasetRequest, machine: Machine, loras: Sequence[GivenLora]) -> StableDiffusion:
+    files = [given.lora for given in loras]
+    loaded = model.load(request.weights, dtype=machine.dtype, device=machine.device, loras=files)
+    loaded.prepack()
+    return loaded
+
+
+def _content(loras: Sequence[GivenLora]) -> dict[str, str]:
+    """What of them changes images; nothing without any, as datasets have it that are older."""
+    return {"lora": " ".join(given.content for given in loras)} if loras else {}
 
 
 def _machine(request: DatasetRequest, share: Share) -> Machine:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.dataset_job import Job, open_job
+from commands.loras import absolute
 from commands.requests import DatasetRequest
 from dataset.plan import Unit
 from dataset.shares import Share
@@ -143,4 +144,5 @@ def _absolute(request: DatasetRequest) -> DatasetRequest:
         masks=None if request.masks is None else request.masks.resolve(),
         output=request.output.resolve(),
         weights=weights,
+        lora=tuple(map(absolute, request.lora)),
     )

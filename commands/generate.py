@@ -12,6 +12,7 @@ import torch
 import model
 from commands import VERSION
 from commands.kernel_choice import choose_impl
+from commands.loras import read_loras
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -74,7 +75,8 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
     check_same_size(labels.maps[0], origin_mask, image, origin_path)
     settings.class_intensities(len(labels.classes))
-    inputs = (origin_path, *masks)
+    loras = read_loras(request.lora)
+    inputs = (origin_path, *masks, *(given.lora.file for given in loras))
     planned = plan_outputs(request.output, request.target_mask, request.variants, inputs)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
@@ -83,7 +85,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     fonts = fonts_for(labels.classes.names)
     yield from notes_on_fonts(labels.classes.names, fonts)
 
-    loaded = model.load(request.weights, dtype=dtype, device=device)
+    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
     loaded.prepack()
     for path, shape in zip(masks, (m.shape for m in labels.maps), strict=True):
         check_memory(loaded.config, shape, dtype, device, path)
@@ -149,6 +151,7 @@ def _record(
         "target-mask": os.fspath(request.target_mask[item.target]),
         "classes": str(classes),
         "weights": request.weights,
+        **({"lora": list(request.lora)} if request.lora else {}),
         "seed": seed,
         "preset": "winter" if request.preset is None else request.preset,
         **settings_record(settings),

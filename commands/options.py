@@ -96,6 +96,9 @@ CODECS: Mapping[Any, Codec] = {
 }
 
 
+SEVERAL: Mapping[Any, Callable[[str], Any]] = {tuple[Path, ...]: Path, tuple[str, ...]: str}
+"""Options of several words, and how one of them is read."""
+
 type_hints = cache(get_type_hints)  # it evaluates every annotation of a class anew
 
 
@@ -135,7 +138,7 @@ def add_options(group: argparse._ArgumentGroup, kind: type, names: Iterable[str]
             more["metavar"] = said.metavar
         if said.bare is not None:
             more |= {"nargs": "?", "const": said.bare}
-        if type_hints(kind)[name] == tuple[Path, ...]:
+        if type_hints(kind)[name] in SEVERAL:
             more |= {"nargs": "+", "action": "extend"}
         group.add_argument(flag_of(name), help=described(field, said).replace("%", "%%"), **more)
         for alias in said.aliases:
@@ -177,7 +180,8 @@ def read_options(kind: type, texts: Mapping[str, Any]) -> dict[str, Any]:
             continue
         text = texts[field.name]
         if isinstance(text, list):
-            values[field.name] = tuple(Path(each) for each in text)
+            read = SEVERAL[type_hints(kind)[field.name]]
+            values[field.name] = tuple(read(each) for each in text)
             continue
         try:
             values[field.name] = codec_of(kind, field.name).parse(text)

@@ -39,6 +39,9 @@ class Request:
         "SD-1.x as diffusers folder, single .safetensors file or Hugging Face id",
         shown="the demonstration",
     )
+    lora: tuple[str, ...] = option(
+        (), "FILE[:WEIGHT]", "LoRA files for these weights, to be merged into them; 1 is the weight of those without"
+    )
     seed: int = option(0, "N", "the same seed gives the same image", check=at_least(0))
     device: str = option("auto", "DEVICE", "auto, cpu, cuda or cuda:N")
     dtype: str = option(
@@ -131,7 +134,7 @@ REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATIO
 
 FILES = (
     *("origin", "origin_mask", "target_mask", "classes", "save_latents", "variants"),
-    *("output", "weights", "seed"),
+    *("output", "weights", "lora", "seed"),
 )
 DATASET_FILES = (
     "output",
@@ -148,6 +151,6 @@ DATASET_FILES = (
 DATASET_ACTIONS = ("demo", "plan", "status", "remake")
 MACHINE = ("device", "dtype")
 GENERATE_MACHINE = (*MACHINE, "impl", "graphs", "batch_size", "cache")
-DATASET_MACHINE = ("weights", *GENERATE_MACHINE, "threads", "ray", "shard")
-SAMPLE_FILES = ("output", "weights", "seed")
+DATASET_MACHINE = ("weights", "lora", *GENERATE_MACHINE, "threads", "ray", "shard")
+SAMPLE_FILES = ("output", "weights", "lora", "seed")
 SAMPLING = ("prompt", "steps", "guidance", "size")
