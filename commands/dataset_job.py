@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from dataset.inspection import Inspection, inspect
 from dataset.layouts import read_masks, read_source
 from dataset.making import Maker
 from dataset.pairing import subset
-from dataset.pairs import choose_split
+from dataset.pairs import choose_split, named, read_names
 from dataset.plan import Plan, make_plan, padded
 from dataset.procedural import CLASSES, draw_dataset
 from dataset.shares import Share
@@ -105,6 +106,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     folder = Folder(request.output)
     if (request.input is None) != request.demo:
         raise InputError("which images? give a folder or a manifest, or --demo for a small drawn dataset (not both)")
+    _check_apart(folder.root, request)
     content = {
         "method": settings_record(settings),
         "weights_sha256": weights_sha256(request.weights),
@@ -115,12 +117,12 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         **content,
         **{name: getattr(request, name) for name in ("rounds", "subset", "split", "seed", "variants", "classes")},
         **{name: getattr(request, name) for name in ("min_fidelity", "batch_size", "threads", "demo")},
+        "only": None if request.only is None else _digest(read_names(request.only)),
         "weights": Path(request.weights).name,
         "device_type": machine.device.type,
         "program": "stainloom",
         "version": VERSION,
     }
-    _check_apart(folder.root, request)
     folder.create()
     with folder.locked("plan"):
         given = {"input": request.input, "masks": request.masks}
@@ -200,7 +202,7 @@ def _machine(request: DatasetRequest, share: Share) -> Machine:
 
 
 def _check_apart(root: Path, request: DatasetRequest) -> None:
-    for path in (root, request.input, request.masks):
+    for path in (root, request.input, request.masks, request.only):
         if path is not None and "\0" in str(path):
             raise InputError(f"{shown(path)}: no possible path; check it")
     for given in (request.input, request.masks):
@@ -213,6 +215,10 @@ def _check_apart(root: Path, request: DatasetRequest) -> None:
             )
 
 
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
 def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Progress, None, Inspection]:
     classes = None if request.classes is None else ClassMap.parse(request.classes)
     path = draw_dataset(folder.work / "demo") if request.demo else request.input
@@ -222,6 +228,8 @@ def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Prog
         classes = ClassMap.parse(CLASSES) if request.demo else source.classes
     chosen, split = choose_split(source.pairs, request.split)
     others = [pair for pair in source.pairs if pair.split != split]
+    if request.only is not None:
+        chosen = named(chosen, read_names(request.only), request.only)
     chosen = [chosen[place] for place in subset([pair.name for pair in chosen], request.subset, request.seed)]
     masks = None if request.masks is None else read_masks(request.masks)
     total = 2 * len(chosen) + 2 * len(masks or ())

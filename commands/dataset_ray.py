@@ -141,6 +141,7 @@ def _absolute(request: DatasetRequest) -> DatasetRequest:
         request,
         input=None if request.input is None else request.input.resolve(),
         masks=None if request.masks is None else request.masks.resolve(),
+        only=None if request.only is None else request.only.resolve(),
         output=request.output.resolve(),
         weights=weights,
     )
