@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from commands import VERSION
+from commands.evaluation_parsers import add_evaluation, run_segmentation
 from commands.options import add_options, read_options, with_flags
 from commands.places import HERE
 from commands.requests import (
@@ -78,6 +79,7 @@ def build_parser() -> Parser:
         "sample", help="plain text-to-image, to see that weights are right", allow_abbrev=False
     )
     _add_sample(sample)
+    add_evaluation(commands)
     show = commands.add_parser("show", help="print the command that makes an image again", allow_abbrev=False)
     show.add_argument("image", type=Path, metavar="IMAGE.png", help="an image that `generate` or `sample` wrote")
     return parser
@@ -178,6 +180,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, End], int | None]] = {
     "generate": _generate,
     "dataset": _dataset,
     "sample": _sample,
+    "segmentation": run_segmentation,
     "show": _show,
 }
 

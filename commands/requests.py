@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.evaluation_requests import EVALUATION_REQUESTS
 from commands.places import DEMO_WEIGHTS
 from sampler.option import at_least, between, none_or, one_of, option
 from sampler.settings import GUIDANCE, MOST_STEPS, Settings
@@ -127,7 +128,7 @@ class SampleRequest(Request):
     size: int = option(512, "PX", "side, a multiple of 64 px", check=_size)
 
 
-REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings)
+REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATION_REQUESTS)
 """All that a message may name a field of."""
 
 FILES = (

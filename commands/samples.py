@@ -71,7 +71,9 @@ def _made(folder: Path, sample: Sample, place: str, row: Row) -> Sample:
     number, origin, trusted = row.get("round"), row.get("origin"), row.get("trusted_mask_file_name")
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 10_000:
         raise InputError(f"{place}: round is {brief(repr(number))}; give a whole number from 0")
-    for column, value in (("origin", origin), ("trusted_mask_file_name", trusted)):
+    origin_sha256, target_sha256 = row.get("origin_sha256"), row.get("target_sha256")
+    texts = {"origin_sha256": origin_sha256, "target_sha256": target_sha256}
+    for column, value in {"origin": origin, "trusted_mask_file_name": trusted, **texts}.items():
         if not isinstance(value, str | None):
             raise InputError(f"{place}: {column} is {brief(repr(value))}; give text")
     return replace(
@@ -80,4 +82,6 @@ def _made(folder: Path, sample: Sample, place: str, row: Row) -> Sample:
         round=number,
         origin=origin or "",
         trusted=folder / trusted if trusted else None,
+        origin_sha256=origin_sha256 or "",
+        target_sha256=target_sha256 or "",
     )

@@ -25,7 +25,8 @@ class Sample:
 
     ``masks`` are the label maps by annotator, whose name is empty where there is one alone. In-silico images have the
     ``round`` (from 1; 0 is real) and the name ``origin`` of the real image that they were made from, and may have a
-    label map ``trusted`` in which doubtful pixels are ignored; it holds class numbers, 255 for none.
+    label map ``trusted`` in which doubtful pixels are ignored. All their label maps hold class numbers, 255 for none,
+    whatever stands for the classes in real ones. The digests are of the origin and of the label map that it was given.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Sample:
     round: int = 0
     origin: str = ""
     trusted: Path | None = None
+    origin_sha256: str = ""
+    target_sha256: str = ""
 
     @property
     def group(self) -> str:
@@ -56,7 +59,7 @@ def load_labels(sample: Sample, classes: ClassMap, annotator: str | None = None)
     Raises:
         InputError: it cannot be read, or there is none of this annotator.
     """
-    return label_map(read_mask(_mask_of(sample, annotator)), classes)
+    return label_map(read_mask(_mask_of(sample, annotator)), _numbers(classes) if sample.synthetic else classes)
 
 
 def load_pair(
@@ -76,8 +79,12 @@ def load_trusted(sample: Sample, classes: ClassMap) -> NDArray[np.int64]:
     """
     if sample.trusted is None:
         return load_labels(sample, classes)
-    indices = ClassMap(classes.names, tuple(range(len(classes))), ignored=(255,))
-    return label_map(read_mask(sample.trusted), indices)
+    return label_map(read_mask(sample.trusted), _numbers(classes))
+
+
+def _numbers(classes: ClassMap) -> ClassMap:
+    """The same classes in label maps made in silico."""
+    return ClassMap(classes.names, tuple(range(len(classes))), ignored=(255,))
 
 
 def _mask_of(sample: Sample, annotator: str | None) -> Path:
