@@ -17,6 +17,7 @@ from commands.evaluation_requests import (
     EvaluateRequest,
     TrainRequest,
 )
+from commands.experiment_parser import add_experiment, run_experiment
 from commands.options import add_options, read_options
 from commands.terminal import End
 
@@ -50,10 +51,13 @@ def add_evaluation(commands: Commands) -> None:
     add_options(evaluate.add_argument_group("inputs and outputs"), EvaluateRequest, EVALUATE_FILES)
     add_options(evaluate.add_argument_group("judging"), EvaluateRequest, EVALUATE_METHOD)
     add_options(evaluate.add_argument_group("machine"), EvaluateRequest, EVALUATE_MACHINE)
+    add_experiment(actions)
 
 
-def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
+def run_segmentation(arguments: argparse.Namespace, end: End) -> int | None:
     """Run what was asked below `segmentation`. Raises InputError or SettingError for bad input."""
+    if arguments.action == "experiment":
+        return run_experiment(arguments, end)
     from commands import segmentation
     from commands.progress import Reporter
 
@@ -66,6 +70,7 @@ def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
         for event in events:
             end.raise_if_asked()
             reporter.show(event)
+    return None
 
 
 def _add_input(parser: argparse.ArgumentParser, what: str) -> None:

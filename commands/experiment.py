@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from commands.dataset import Failed, Incomplete, Line
 from commands.experiment_requests import ExperimentRequest
 from commands.experiment_sets import Wanted, is_free, is_made, make_set
 from commands.experiment_setup import open_bench
+from commands.machine import choose_device
 from commands.notes import Note
 from dataset.shares import Share, share_of
 from evaluation.experiment.arms import REAL, needed_first
 from evaluation.experiment.plan import Run, described
+from evaluation.experiment.report import write_results
 from evaluation.experiment.runner import Bench, train, waiting
 from evaluation.experiment.segmenter import Segmenter
-from evaluation.experiment.summary import headroom, results_of, summarise, write_summary
+from evaluation.experiment.summary import headroom, results_of, summarise
 from imaging.errors import InputError
 from sampler.errors import NotFiniteError
 from sampler.option import check_options
@@ -31,21 +35,19 @@ POLL = 2.0
 
 
 @dataclass(frozen=True)
-class Trainings:
-    """``done`` of ``total`` trainings are over; ``before`` of them were when this command began."""
-
-    done: int
-    total: int
-    before: int
+class Busy:
+    """Nothing to show: a step of a training, or others work on all that is left."""
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Others work on all that is left."""
+class Unfinished:
+    """The command is over, and so many trainings are not."""
+
+    trainings: int
 
 
 Event = Any
-"""What `dataset` and the segmenter yield, and `Trainings`."""
+"""What `dataset` yields, `Busy` and `Unfinished`."""
 
 
 def run(request: ExperimentRequest, segmenter: Segmenter | None = None) -> Iterator[Event]:
@@ -56,6 +58,8 @@ def run(request: ExperimentRequest, segmenter: Segmenter | None = None) -> Itera
     share = share_of(request.shard)
     if request.ray is not None and (request.shard is not None or share.count > 1):
         raise InputError("--ray: shares the work out by itself; leave out --shard and torchrun")
+    if choose_device(request.device).type == "cpu":
+        torch.set_num_threads(request.threads)
     bench = yield from open_bench(request, segmenter if segmenter is not None else standard_segmenter(request))
     yield from (Line(text) for text in described(bench.plan))
     if request.plan:
@@ -101,15 +105,11 @@ def _everything(request: ExperimentRequest, bench: Bench, share: Share) -> Itera
 
 
 def _train_all(request: ExperimentRequest, bench: Bench, runs: Sequence[Run], share: Share) -> Iterator[Event]:
-    before = len(runs) - len(list(waiting(bench.plan, bench.folder, runs)))
     failed: set[str] = set()
-    yield Trainings(before, len(runs), before)
     if request.ray is not None:
         from commands.experiment_ray import train_by_ray
 
-        left = list(waiting(bench.plan, bench.folder, runs))
-        for done in train_by_ray(request, bench, left):
-            yield Trainings(before + done, len(runs), before)
+        yield from train_by_ray(request, bench, list(waiting(bench.plan, bench.folder, runs)))
         return
 
     def one(each: Run) -> Iterator[Event]:
@@ -119,8 +119,6 @@ def _train_all(request: ExperimentRequest, bench: Bench, runs: Sequence[Run], sh
             yield from train_one(bench, each)
             if each.id in bench.folder.failures():
                 failed.add(each.id)
-            done = len(runs) - len(list(waiting(bench.plan, bench.folder, runs)))
-            yield Trainings(done, len(runs), before)
 
     def left() -> list[Run]:
         return [each for each in waiting(bench.plan, bench.folder, runs) if each.id not in failed]
@@ -131,13 +129,24 @@ def _train_all(request: ExperimentRequest, bench: Bench, runs: Sequence[Run], sh
 def train_one(bench: Bench, each: Run) -> Iterator[Event]:
     """One training; what goes wrong with it alone is recorded, and the others go on."""
     try:
-        score = yield from train(bench, each)
+        work = train(bench, each)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                score = end.value
+                break
+            yield Busy()
     except (InputError, NotFiniteError, MemoryError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         bench.folder.fail(each.id, reason)
         yield Note(f"{each.id} failed: {reason}")
         return
-    yield Line(f"{each.id}: validation Dice {score['validation']:.3f}, {score['steps']} steps, {score['seconds']:.0f} s")
+    done = len(results_of(bench))
+    yield Line(
+        f"{done}/{len(bench.plan.runs)} {each.id}: validation Dice {score['validation']:.3f}, {score['steps']} steps, "
+        f"{score['seconds']:.0f} s"
+    )
 
 
 def _make_all(request: ExperimentRequest, bench: Bench, sets: Sequence[Wanted], share: Share) -> Iterator[Event]:
@@ -163,7 +172,7 @@ def _shared(left: Callable[[], list[Any]], one: Callable[[Any], Iterator[Event]]
             yield from one(each)
         if len(left()) == count:
             time.sleep(POLL)
-            yield Waiting()
+            yield Busy()
 
 
 def _report(request: ExperimentRequest, bench: Bench) -> Iterator[Event]:
@@ -171,9 +180,11 @@ def _report(request: ExperimentRequest, bench: Bench) -> Iterator[Event]:
     with bench.folder.locked("report"):
         results = results_of(bench)
         summary = summarise(bench, results, request.bootstrap)
-        report: Path = write_summary(bench, results, summary)
+        report: Path = write_results(bench, results, summary)
     yield from (Line(text) for text in summary.lines)
     yield Line(f"report:    {report}")
     left = len(bench.plan.runs) - len(results)
     if failures or (left and not request.report):
-        yield Incomplete(max(len(failures), left), bench.folder.root)
+        if failures:
+            yield Note(f"{len(failures)} could not be made: {bench.folder.root}/work/failed says why; run it again")
+        yield Unfinished(left)

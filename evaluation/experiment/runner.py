@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from imaging.images import encode_png
 from imaging.output import replacing
 from imaging.provenance import file_sha256
 
-MODEL = "model.safetensors"
+TRAINING = "training"
 HALF = 0.5
 
 
@@ -63,7 +64,7 @@ def train(bench: Bench, run: Run) -> Generator[Any, None, dict[str, Any]]:
         "seed": run.seed,
         "real_share": HALF if run.arm.kind == "half" else None,
     }
-    place = folder.run(run)
+    place = folder.run(run) / TRAINING
     place.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     trained = yield from bench.segmenter.train(
@@ -83,12 +84,15 @@ def train(bench: Bench, run: Run) -> Generator[Any, None, dict[str, Any]]:
         "steps": trained.steps,
         "validation": trained.validation,
         "seconds": round(time.monotonic() - start, 1),
-        "model": trained.model.name,
+        "model": trained.model.relative_to(folder.run(run)).as_posix(),
         "model_sha256": file_sha256(trained.model),
         "images_sha256": digest_of_images([*real, *synthetic]),
         "fields": [asdict(each) for each in fields],
     }
     folder.write_score(run, content)
+    if run.arm.kind != REAL:
+        # Filters want those of the annotated images alone; all others would be gigabytes.
+        shutil.rmtree(place, ignore_errors=True)
     return content
 
 
@@ -127,8 +131,8 @@ def _kept(bench: Bench, run: Run, made: Sequence[Sample]) -> set[str]:
         return set(random_order([each.name for each in made], run.id)[:count])
     own = replace(run, arm=Arm(REAL, 0))
     score = bench.folder.score(own, bench.plan.digest())
-    model = bench.folder.run(own) / (MODEL if score is None else score["model"])
-    if score is None or not model.exists():
+    model = None if score is None else bench.folder.run(own) / score["model"]
+    if model is None or not model.exists():
         raise InputError(f"{run.id}: the network of {own.id} that filters for it is not there; run the command again")
     values: dict[str, list[float]] = {each.name: [] for each in made}
     # Judged against the label map that it was made for.

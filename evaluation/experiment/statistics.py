@@ -149,7 +149,7 @@ def student(degrees: float, upper: float = 0.5 * (1 + LEVEL)) -> float:
     """
     if degrees > 1000:
         return _NORMAL + (_NORMAL**3 + _NORMAL) / (4 * degrees) if math.isfinite(degrees) else _NORMAL
-    angles = np.linspace(0.0, math.pi / 2, 100_001)
+    angles = np.linspace(0.0, math.pi / 2, 4001)
     density = np.cos(angles) ** (degrees - 1)
     density[-1] = 1.0 if degrees == 1 else 0.0
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
@@ -181,9 +181,16 @@ def judge(found: Interval, effect: float) -> Verdict:
 
 def _more(variances: Variances, effect: float, what: str) -> int | None:
     count = 1 + (variances.groups_df if what == "groups" else variances.subsets_df)
-    for more in range(MOST_MORE * count):
+
+    def tells(more: int) -> bool:
         factor = (count + more) / count
         then = variances.with_more(1.0, factor) if what == "groups" else variances.with_more(factor, 1.0)
-        if then.degrees() > 0 and (student(then.degrees()) + _NORMAL_TOLD) * math.sqrt(then.total) <= effect:
-            return more
-    return None
+        return (student(then.degrees()) + _NORMAL_TOLD) * math.sqrt(then.total) <= effect
+
+    few, many = -1, MOST_MORE * count
+    if not tells(many):
+        return None
+    while many - few > 1:  # the more, the narrower
+        middle = (few + many) // 2
+        few, many = (few, middle) if tells(middle) else (middle, many)
+    return many

@@ -295,15 +295,3 @@ def _count(images: float) -> str:
 def _text(found: Interval) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
-
-def write_summary(bench, results, summary):
-    import csv
-    from evaluation.experiment.scores import rows_of
-    path = bench.folder.root / "results.csv"
-    with path.open("w", newline="") as f:
-        csv.writer(f).writerows(rows_of(results))
-    with (bench.folder.root/"differences.csv").open("w", newline="") as f:
-        w=csv.writer(f); w.writerow(["share","first","second","mean","low","high","verdict","main"])
-        for d in summary.differences: w.writerow([d.share,d.first.key,d.second.key,*(f"{x:.4f}" for x in (d.found.mean,d.found.low,d.found.high)),d.verdict.word,d.main])
-    for p in summary.points: print(p.share,p.arm.key,round(p.found.mean,3),p.found.low,p.found.high,p.runs_deviation)
-    return path
