@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from commands.evaluation_requests import (
     EVALUATE_FILES,
@@ -20,9 +20,10 @@ from commands.evaluation_requests import (
 from commands.experiment_parser import add_experiment, run_experiment
 from commands.options import add_options, read_options
 from commands.terminal import End
+from evaluation.extra import missing_extra
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[Any]
 
 SEGMENTATION = """\
 Does the data help? Train a segmentation model on real and in-silico images (Winter et al., 3.3), and judge it against
@@ -45,9 +46,7 @@ def add_evaluation(commands: Commands) -> None:
     add_options(train.add_argument_group("training"), TrainRequest, TRAIN_OPTIMISER)
     add_options(train.add_argument_group("machine"), TrainRequest, TRAIN_MACHINE)
     evaluate = actions.add_parser("evaluate", help="Dice and IoU of a model against annotators", allow_abbrev=False)
-    _add_input(
-        evaluate, "annotated fields of view: any layout of docs/datasets.md, or images/ with several masks_NAME/"
-    )
+    _add_input(evaluate, "annotated fields of view: any layout of docs/datasets.md, or with several masks_NAME/")
     add_options(evaluate.add_argument_group("inputs and outputs"), EvaluateRequest, EVALUATE_FILES)
     add_options(evaluate.add_argument_group("judging"), EvaluateRequest, EVALUATE_METHOD)
     add_options(evaluate.add_argument_group("machine"), EvaluateRequest, EVALUATE_MACHINE)
@@ -58,8 +57,12 @@ def run_segmentation(arguments: argparse.Namespace, end: End) -> int | None:
     """Run what was asked below `segmentation`. Raises InputError or SettingError for bad input."""
     if arguments.action == "experiment":
         return run_experiment(arguments, end)
-    from commands import segmentation
     from commands.progress import Reporter
+
+    try:
+        from commands import segmentation
+    except (ImportError, OSError, RuntimeError) as error:
+        raise missing_extra(error) from error
 
     given = {name: value for name, value in vars(arguments).items() if name != "input"}
     if arguments.action == "train":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.experiment_requests import ExperimentRequest
 from evaluation.segmentation.settings import PRECISIONS, TrainingSettings
 from sampler.option import between, one_of, option
 
@@ -79,7 +80,7 @@ class EvaluateRequest(EvaluationRequest):
     bootstrap: int = option(2000, "N", "resamplings for the intervals", check=between(100, 1_000_000))
 
 
-EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest)
+EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest, ExperimentRequest)
 """All of these that a message may name a field of."""
 
 TRAIN_FILES = ("output", "synthetic", "split", "validation", "classes", "labels", "real_share", "seed")

@@ -25,11 +25,13 @@ from evaluation.experiment.arms import REAL, needed_first
 from evaluation.experiment.plan import Run, described
 from evaluation.experiment.report import write_results
 from evaluation.experiment.runner import Bench, train, waiting
-from evaluation.experiment.segmenter import Segmenter
+from evaluation.experiment.segmenter import Segmenter, Stepped
 from evaluation.experiment.summary import headroom, results_of, summarise
+from evaluation.extra import missing_extra
 from imaging.errors import InputError
 from sampler.errors import NotFiniteError
 from sampler.option import check_options
+from sampler.series import Progress
 
 POLL = 2.0
 
@@ -74,8 +76,10 @@ def run(request: ExperimentRequest, segmenter: Segmenter | None = None) -> Itera
 
 def standard_segmenter(request: ExperimentRequest) -> Segmenter:
     """That of `segmentation train`. Raises InputError if the extra is not installed."""
-    from evaluation.experiment.standard import Standard
-
+    try:
+        from evaluation.experiment.standard import Standard
+    except (ImportError, OSError, RuntimeError) as error:
+        raise missing_extra(error) from error
     return Standard(request.device, request.workers)
 
 
@@ -85,7 +89,9 @@ def _everything(request: ExperimentRequest, bench: Bench, share: Share) -> Itera
     yield from _train_all(request, bench, real, share)
     gap = headroom(bench)
     if gap is not None:
-        yield Line(f"headroom:  {gap.mean:+.3f} Dice from the smallest to the largest subset ({gap.low:+.3f} to {gap.high:+.3f})")
+        yield Line(
+            f"headroom:  {gap.mean:+.3f} Dice from the smallest to the largest subset ({gap.low:+.3f} to {gap.high:+.3f})"
+        )
         if gap.mean < request.headroom and not request.any_headroom:
             raise InputError(
                 f"annotating all would gain {gap.mean:+.3f} Dice, less than `headroom` {request.headroom:g}: no further "
@@ -132,11 +138,11 @@ def train_one(bench: Bench, each: Run) -> Iterator[Event]:
         work = train(bench, each)
         while True:
             try:
-                next(work)
+                event = next(work)
             except StopIteration as end:
                 score = end.value
                 break
-            yield Busy()
+            yield Progress("train", event.done, event.total) if isinstance(event, Stepped) else Busy()
     except (InputError, NotFiniteError, MemoryError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         bench.folder.fail(each.id, reason)

@@ -35,9 +35,7 @@ class ExperimentRequest:
     test_share: float = option(0.3, "SHARE", "the same for the test set, if INPUT has no splits", check=_whole_share)
 
     shares: str = option("0.1,0.25,1", "SHARE,…", "nested subsets of the slides on which trainings are compared")
-    expand: str | None = option(
-        None, "SHARE,…", "those that get further images", shown="all below 1"
-    )
+    expand: str | None = option(None, "SHARE,…", "those that get further images", shown="all below 1")
     draws: int = option(3, "N", "choices of each subset", check=between(1, 1000))
     seeds: int = option(2, "N", "trainings of each kind on each choice", check=between(1, 1000))
     rounds: str = option("1,2,4", "K,…", "further images for every annotated one; rounds of one dataset")
@@ -47,7 +45,9 @@ class ExperimentRequest:
     )
     effect: float = option(0.02, "DICE", "the smallest difference that would matter", check=between(1e-4, 1.0))
     headroom: float = option(
-        0.05, "DICE", "by how much the smallest subset must lie below the largest, else nothing is made",
+        0.05,
+        "DICE",
+        "by how much the smallest subset must lie below the largest, else nothing is made",
         check=between(0, 1),
     )
     any_headroom: bool = option(False, None, "go on where there is less")
@@ -60,8 +60,11 @@ class ExperimentRequest:
     steps: int = option(4000, "N", "optimiser steps, the same in every arm")
     validate_every: int = option(200, "N", "steps between two validations, of which the best gives the model")
     patience: int = option(
-        0, "N", "end after so many validations without a better one, as the paper does; arms then differ in steps",
-        check=at_least(0), shown="0: never",
+        0,
+        "N",
+        "end after so many validations without a better one, as the paper does; arms then differ in steps",
+        check=at_least(0),
+        shown="0: never",
     )
     learning_rate: float = option(1e-3, "RATE", "of Adam")
     workers: int = option(0, "N", "processes that read images")

@@ -110,9 +110,7 @@ def recipes(request: ExperimentRequest, bench: Bench, subset: Subset) -> Generat
     found = yield from result_ticks("read", 2 * len(pairs), inspect(shown(source), pairs, [], None, bench.classes))
     plan = make_plan(found, {}, rounds=bench.plan.rounds, variants=1, seed=request.seed, batch=1)
     return [
-        Recipe(
-            item.round, plan.sources[item.origin].pair.name, plan.sources[item.target].pair.name, item.dihedral
-        )
+        Recipe(item.round, plan.sources[item.origin].pair.name, plan.sources[item.target].pair.name, item.dihedral)
         for item in plan.items
     ]
 

@@ -95,9 +95,7 @@ def input_of(request: ExperimentRequest) -> tuple[Path, Path | None]:
     return world.annotated, world.test
 
 
-def open_bench(
-    request: ExperimentRequest, segmenter: Segmenter
-) -> Generator[Note | Progress, None, Bench]:
+def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[Note | Progress, None, Bench]:
     """Look at everything, write the plan or compare it with the one that is there.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +47,40 @@ def read_samples(path: Path) -> SampleSet:
             samples = [
                 _made(manifest.parent, each, place, row) for each, (place, row) in zip(samples, rows, strict=True)
             ]
+        if all(each.synthetic for each in samples):
+            return SampleSet(path, tuple(samples), _classes_of(rows[0][1]))
     return SampleSet(path, tuple(samples), source.classes)
+
+
+def choose_samples(
+    samples: Sequence[Sample], wanted: str | None, usual: Sequence[str]
+) -> tuple[tuple[Sample, ...], str]:
+    """Those of one split, and its name: ``wanted``, else the one that is called as ``usual``, else all if there is one.
+
+    Raises:
+        InputError: there is no such split, or there are several of other names.
+    """
+    splits = sorted({each.split for each in samples})
+    listed = ", ".join(brief(split or "none") for split in splits)
+    chosen = wanted
+    if wanted is None:
+        called = [split for split in splits if split.lower() in usual]
+        chosen = called[0] if called else splits[0] if len(splits) == 1 else None
+        if chosen is None:
+            raise InputError(f"`split`: there are several ({listed}); say which one")
+    elif wanted not in splits:
+        raise InputError(f"`split` {brief(wanted)}: there is no such split; known are {listed}")
+    assert chosen is not None
+    return tuple(each for each in samples if each.split == chosen), chosen
+
+
+def _classes_of(row: Row) -> ClassMap | None:
+    """The classes of a dataset made in silico, whose label maps hold their numbers."""
+    names = row.get("class_fractions")
+    try:
+        return ClassMap(tuple(names), tuple(range(len(names))), ignored=(255,)) if isinstance(names, dict) else None
+    except InputError:
+        return None
 
 
 def _sample(pair: SourcePair) -> Sample:

@@ -23,7 +23,7 @@ from sampler.pairs import Origin, Structure, TransferPair
 from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
 from sampler.settings import Settings
 
-Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode"]
+Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode", "train", "judge"]
 T = TypeVar("T")
 
 

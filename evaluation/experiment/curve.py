@@ -56,9 +56,7 @@ def worth_with_interval(
 ) -> Worth:
     """`worth` of ``score``; ``curves`` [B, len(counts)] and ``scores`` [B] are the same in each resampling."""
     weights = [1.0] * len(counts)
-    found = [
-        worth(counts, monotone(list(each), weights), float(one)) for each, one in zip(curves, scores, strict=True)
-    ]
+    found = [worth(counts, monotone(list(each), weights), float(one)) for each, one in zip(curves, scores, strict=True)]
     ordered = sorted(found)
     low, high = (ordered[int((len(ordered) - 1) * part + 0.5)] for part in ((1 - level) / 2, (1 + level) / 2))
     return Worth(worth(counts, monotone(list(curve), weights), score), low, high)

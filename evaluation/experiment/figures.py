@@ -80,8 +80,16 @@ def _whole(axes: Axes, plan: Plan, summary: Summary) -> None:
     axes.axhspan(point.found.mean - spread, point.found.mean + spread, color=colour, alpha=0.12, linewidth=0)
     if len(point.annotators) > 1:
         for value in point.annotators:
-            axes.plot([1.0], [value], marker="^", color=colour, markersize=5, transform=axes.get_yaxis_transform(),
-                      clip_on=False, linestyle="none")
+            axes.plot(
+                [1.0],
+                [value],
+                marker="^",
+                color=colour,
+                markersize=5,
+                transform=axes.get_yaxis_transform(),
+                clip_on=False,
+                linestyle="none",
+            )
 
 
 def _with_start(summary: Summary, plan: Plan, share: float, kind: str) -> list[Point]:
@@ -100,14 +108,23 @@ def rounds_figure(plan: Plan, summary: Summary, share: float) -> Callable[[Axes]
             if points:
                 name = "in-silico" if kind == "winter" else "in-silico, baseline"
                 _curve(axes, points, [each.arm.rounds for each in points], COLOURS[kind], f"{name} ({kind})")
-        others = [each for each in summary.points if each.share == share and each.arm.kind not in (REAL, "winter", "alaluf")]
+        others = [
+            each for each in summary.points if each.share == share and each.arm.kind not in (REAL, "winter", "alaluf")
+        ]
         width = 0.5 / max(1, len(others))
         for number, each in enumerate(others):
             x = each.arm.rounds + 0.12 + number * width
             bars = [[max(0.0, each.found.mean - each.found.low)], [max(0.0, each.found.high - each.found.mean)]]
             axes.errorbar(
-                [x], [each.found.mean], yerr=bars, color=COLOURS.get(each.arm.kind, OTHER), linewidth=0.7,
-                marker=MARKERS[number % len(MARKERS)], markersize=5, linestyle="none", label=each.arm.kind,
+                [x],
+                [each.found.mean],
+                yerr=bars,
+                color=COLOURS.get(each.arm.kind, OTHER),
+                linewidth=0.7,
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=5,
+                linestyle="none",
+                label=each.arm.kind,
             )
         axes.set_xlabel("further images for every annotated one (rounds)")
         axes.set_xticks(sorted({arm.rounds for arm in plan.arms}))
@@ -156,17 +173,28 @@ def worth_figure(plan: Plan, summary: Summary) -> Callable[[Axes], None]:
             [max(0.0, each.found.high - each.found.mean) for each in real],
         ]
         axes.errorbar(counts, means, yerr=bars, color=COLOURS[REAL], marker="o", linestyle="none", capsize=2)
-        axes.plot(counts, monotone(means, [1.0] * len(means)), color=COLOURS[REAL], label="annotated images alone, rising")
+        axes.plot(
+            counts, monotone(means, [1.0] * len(means)), color=COLOURS[REAL], label="annotated images alone, rising"
+        )
         wanted = plan.question.first.kind
         for each in summary.points:
             if each.arm.kind == wanted and each.worth is not None:
                 known = each.worth.images if 0.0 < each.worth.images < math.inf else None
                 axes.plot([each.real], [each.found.mean], marker="D", color=COLOURS.get(wanted, OTHER), markersize=4)
-                axes.annotate(f"{each.arm.key}", (each.real, each.found.mean), fontsize=7, xytext=(4, -8),
-                              textcoords="offset points")
+                axes.annotate(
+                    f"{each.arm.key}",
+                    (each.real, each.found.mean),
+                    fontsize=7,
+                    xytext=(4, -8),
+                    textcoords="offset points",
+                )
                 if known is not None and known != each.real:
-                    axes.annotate("", (known, each.found.mean), (each.real, each.found.mean),
-                                  arrowprops={"arrowstyle": "->", "color": COLOURS.get(wanted, OTHER)})
+                    axes.annotate(
+                        "",
+                        (known, each.found.mean),
+                        (each.real, each.found.mean),
+                        arrowprops={"arrowstyle": "->", "color": COLOURS.get(wanted, OTHER)},
+                    )
         axes.set_xscale("log")
         axes.set_xticks(counts, [f"{each:g}" for each in counts])
         axes.minorticks_off()
@@ -183,8 +211,12 @@ def differences_figure(plan: Plan, summary: Summary) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         rows = list(reversed(summary.differences))
         for place, each in enumerate(rows):
-            colour = "#d55e00" if each.main else {"helps": "#009e73", "hurts": "#aa3377"}.get(each.verdict.word, "#777777")
-            axes.plot([each.found.low, each.found.high], [place, place], color=colour, linewidth=2 if each.main else 1.2)
+            colour = (
+                "#d55e00" if each.main else {"helps": "#009e73", "hurts": "#aa3377"}.get(each.verdict.word, "#777777")
+            )
+            axes.plot(
+                [each.found.low, each.found.high], [place, place], color=colour, linewidth=2 if each.main else 1.2
+            )
             axes.plot([each.found.mean], [place], marker="o", color=colour, markersize=4)
         axes.axvline(0.0, color="black", linewidth=0.6)
         for side in (-plan.question.effect, plan.question.effect):

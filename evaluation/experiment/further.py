@@ -111,9 +111,7 @@ def _tissue(donor: Sample, c: int, classes: ClassMap) -> tuple[Pixels, NDArray[n
     return (image, of_class) if of_class.any() else None
 
 
-def spread(
-    image: Pixels, of_class: NDArray[np.bool_], shape: tuple[int, ...], rng: np.random.Generator
-) -> Pixels:
+def spread(image: Pixels, of_class: NDArray[np.bool_], shape: tuple[int, ...], rng: np.random.Generator) -> Pixels:
     """A canvas of ``shape`` [H', W'] covered with the tissue of ``image`` [H, W, 3] where ``of_class`` [H, W] holds.
 
     The image lies on it first as it is, then under turns and shifts at random, each filling what is still empty; the

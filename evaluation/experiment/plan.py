@@ -175,18 +175,19 @@ def extended(before: Plan, asked: Plan) -> Plan:
     if {each.share for each in before.subsets} != {each.share for each in asked.subsets} or changed:
         differences.append("other subsets")
     if differences:
-        raise InputError(f"was planned otherwise ({'; '.join(differences[:4])}); ask for the same, or choose another folder")
+        raise InputError(
+            f"was planned otherwise ({'; '.join(differences[:4])}); ask for the same, or choose another folder"
+        )
     arms = tuple(dict.fromkeys((*before.arms, *asked.arms)))
     subsets = sorted(
-        {each.key: each for each in (*before.subsets, *asked.subsets)}.values(), key=lambda each: (each.share, each.draw)
+        {each.key: each for each in (*before.subsets, *asked.subsets)}.values(),
+        key=lambda each: (each.share, each.draw),
     )
     seeds = max(before.seeds, asked.seeds)
     new = [f"arm {arm.key}" for arm in arms if arm not in before.arms]
     new += [f"subset {each.key}" for each in subsets if each.key not in known]
     new += [f"seed {seed}" for seed in range(before.seeds, seeds)]
-    return Plan(
-        before.question, tuple(subsets), before.expanded, arms, seeds, before.settings, (*before.later, *new)
-    )
+    return Plan(before.question, tuple(subsets), before.expanded, arms, seeds, before.settings, (*before.later, *new))
 
 
 def _settings_differences(before: Contents, asked: Contents) -> list[tuple[str, Any, Any]]:

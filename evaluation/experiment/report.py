@@ -55,7 +55,9 @@ def write_results(bench: Bench, results: Results, summary: Summary) -> Path:
         with replacing(root / FIGURES / f"{name}.png", root / FIGURES / f"{name}.svg") as partials:
             for partial, content in zip(partials, (png, svg), strict=True):
                 partial.write_bytes(content)
-    write_text(root / REPORT, page(plan, results, summary, {name: (each[0], each[1][0]) for name, each in figures.items()}))
+    write_text(
+        root / REPORT, page(plan, results, summary, {name: (each[0], each[1][0]) for name, each in figures.items()})
+    )
     return root / REPORT
 
 
@@ -77,7 +79,18 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _difference_rows(summary: Summary) -> list[tuple[Any, ...]]:
-    head = ("share", "first", "second", "difference", "low", "high", "verdict", "planned", "more_slides", "more_subsets")
+    head = (
+        "share",
+        "first",
+        "second",
+        "difference",
+        "low",
+        "high",
+        "verdict",
+        "planned",
+        "more_slides",
+        "more_subsets",
+    )
     return [
         head,
         *(
@@ -176,7 +189,9 @@ def _text(text: object) -> str:
 def _notes(plan: Plan, summary: Summary) -> str:
     lines = [saturation_text(share, kind, each) for (share, kind), each in summary.saturations.items()]
     lines += [
-        worth_text(each) for each in summary.points if each.worth is not None and each.arm.kind == plan.question.first.kind
+        worth_text(each)
+        for each in summary.points
+        if each.worth is not None and each.arm.kind == plan.question.first.kind
     ]
     lines += [line for line in summary.lines if line.startswith(("noise:", "steps:", "missing:"))]
     if plan.later:

@@ -63,7 +63,9 @@ def gather(plan: Plan, results: Mapping[str, Mapping[str, Any]], label: str | No
         try:
             rows = content["fields"]
             tables[name] = {
-                (each["sample"], each["annotator"], each["label"]): None if each["dice"] is None else float(each["dice"])
+                (each["sample"], each["annotator"], each["label"]): None
+                if each["dice"] is None
+                else float(each["dice"])
                 for each in rows
                 if label is None or each["label"] == label
             }

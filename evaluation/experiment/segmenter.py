@@ -21,6 +21,14 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """``done`` of ``total`` optimiser steps are taken."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class FieldDice:
     """Dice's coefficient of one class of one image against one annotator; None where neither has the class."""
 
@@ -42,8 +50,8 @@ class Segmenter(Protocol):
         classes: ClassMap,
         options: Mapping[str, Any],
         folder: Path,
-    ) -> Generator[Any, None, Trained]:
-        """Train in ``folder``, going on where it ended; yields what a person may see. Raises InputError."""
+    ) -> Generator[Stepped | None, None, Trained]:
+        """Train in ``folder``, going on where it ended; yields every now and then. Raises InputError."""
         ...
 
     def judge(

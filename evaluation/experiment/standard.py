@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from evaluation.experiment.segmenter import FieldDice, Trained
+from evaluation.experiment.segmenter import FieldDice, Stepped, Trained
 from evaluation.samples import Sample
 from evaluation.segmentation import training
+from evaluation.segmentation.course import Step
 from evaluation.segmentation.evaluation import load_model, predictions
 from evaluation.segmentation.record import MODEL
 from evaluation.segmentation.settings import TrainingSettings
@@ -33,7 +34,7 @@ class Standard:
         classes: ClassMap,
         options: Mapping[str, Any],
         folder: Path,
-    ) -> Generator[Any, None, Trained]:
+    ) -> Generator[Stepped | None, None, Trained]:
         """As `Segmenter`. Label maps of in-silico images are `Sample.trusted`, whatever an arm has put there."""
         known = {each.name for each in fields(TrainingSettings)}
         settings = TrainingSettings(
@@ -45,7 +46,7 @@ class Standard:
         for event in training.train(real, synthetic, validation, classes, settings, folder):
             if isinstance(event, training.Trained):
                 return Trained(folder / MODEL, event.record.steps, event.record.dice)
-            yield event
+            yield Stepped(event.done, event.total) if isinstance(event, Step) else None
         raise AssertionError("a training ends with its record")
 
     def judge(

@@ -127,7 +127,9 @@ def leaks(splits: Splits, digests: Mapping[str, str]) -> list[str]:
             if len(names) > 1:
                 places = ", ".join(f"{brief(name)} in {split}" for split, name in names.items())
                 subject = "the same image" if what == "image" else f"{what} {brief(value)}"
-                found.append(f"{subject} is in several splits ({places}), so the test would know it; take it out of one")
+                found.append(
+                    f"{subject} is in several splits ({places}), so the test would know it; take it out of one"
+                )
     return found
 
 

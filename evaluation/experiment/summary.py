@@ -144,9 +144,7 @@ def _points(
         worth = None
         if len(real) > 1 and arm.kind != REAL:
             curves = np.stack([samples[each] for each in real], axis=1)
-            worth = worth_with_interval(
-                counts, means, float(by_field(cell).mean()), curves, samples[key], LEVEL
-            )
+            worth = worth_with_interval(counts, means, float(by_field(cell).mean()), curves, samples[key], LEVEL)
         by_run = by_field(cell).mean(axis=2)
         found.append(
             Point(
@@ -226,7 +224,9 @@ def gist(plan: Plan, summary: Summary) -> Sequence[str]:
         None,
     )
     if floor is not None:
-        lines.append(f"noise:     {floor.first.key} differ from the annotated images alone by {_text(floor.found)} Dice")
+        lines.append(
+            f"noise:     {floor.first.key} differ from the annotated images alone by {_text(floor.found)} Dice"
+        )
     if len(summary.steps) > 1:
         lines.append(
             f"steps:     trainings took {summary.steps[0]} to {summary.steps[-1]} steps; differences may be of that"
@@ -256,7 +256,9 @@ def more_text(verdict: Verdict, effect: float) -> str:
     if verdict.more_slides is not None:
         return f"{verdict.more_slides} more slides in the test set would tell {aim}"
     if verdict.more_subsets is not None:
-        return f"No number of test slides alone would tell {aim}; {verdict.more_subsets} more choices of the subset would"
+        return (
+            f"No number of test slides alone would tell {aim}; {verdict.more_subsets} more choices of the subset would"
+        )
     return f"Neither more test slides alone nor more choices of the subset alone would tell {aim}; it takes both"
 
 
@@ -294,4 +296,3 @@ def _count(images: float) -> str:
 
 def _text(found: Interval) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-

@@ -41,9 +41,7 @@ class Augmentation:
             ]
         )
 
-    def __call__(
-        self, image: torch.Tensor, labels: torch.Tensor, seed: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image uint8 [3, M, M] and labels uint8 [M, M] -> [3, S, S] and [S, S]."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

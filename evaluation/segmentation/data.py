@@ -134,7 +134,7 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 @dataclass(frozen=True)
 class Batches:
-    """The numbers of the windows of steps ``first`` .. ``last - 1``, of one of ``parts`` processes that share a step."""
+    """Numbers of the windows of steps ``first`` .. ``last - 1``, for one of ``parts`` processes that share a step."""
 
     first: int
     last: int
@@ -150,4 +150,3 @@ class Batches:
         for step in range(self.first, self.last):
             start = step * self.size + self.part * own
             yield list(range(start, start + own))
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,44 +20,24 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
+from evaluation.segmentation.course import BEST, KEEPER, LAST, Checkpoints, Step, Validated
 from evaluation.segmentation.data import Batches, Images, Pair, Windows
 from evaluation.segmentation.losses import loss
 from evaluation.segmentation.metrics import agreement
-from evaluation.segmentation.network import prepared, save_weights
+from evaluation.segmentation.network import in_channels_last, prepared, save_weights
 from evaluation.segmentation.settings import TrainingSettings
 from evaluation.segmentation.windows import predict
-from imaging.errors import InputError, brief
+from imaging.errors import InputError
 from imaging.output import replacing
-from imaging.rawfile import shown
 
-LAST, BEST = "last.ckpt", "best.safetensors"
 OVERLAP = 0.25
 """Of the windows of a validation, where speed counts."""
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-@dataclass(frozen=True)
-class Step:
-    """``done`` of ``total`` optimiser steps are taken."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Validated:
-    """After ``step`` steps: the mean loss since the last validation, and the Dice; whether it is the ``best`` yet."""
-
-    step: int
-    loss: float
-    dice: float
-    best: bool
 
 
 class Channel(Protocol):
@@ -74,24 +54,12 @@ class Stopped(Exception):
     """The training was asked to stop."""
 
 
-@dataclass(frozen=True)
-class Course:
-    """How far a training came."""
-
-    history: tuple[Validated, ...]
-
-    @property
-    def best(self) -> Validated:
-        """The validation whose weights are kept."""
-        return [each for each in self.history if each.best][-1]
-
-
 class Segmenter(pl.LightningModule):
     """The network with its loss and its optimiser."""
 
     def __init__(self, network: torch.nn.Module, num_classes: int, settings: TrainingSettings) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = in_channels_last(network)
         self.num_classes, self.settings = num_classes, settings
         self.dice, self.mean_loss = MeanMetric(), MeanMetric()
 
@@ -157,7 +125,7 @@ class _Whole(Dataset[Pair]):
         return self.images[place]
 
 
-def _unchanged(pair: Pair) -> Pair:
+def _unchanged(pair: Any) -> Any:
     return pair
 
 
@@ -168,6 +136,11 @@ class Keeper(Callback):
     folder: Path
     channel: Channel
     history: list[Validated] = field(default_factory=list)
+
+    @property
+    def state_key(self) -> str:
+        """The name of its part in a checkpoint."""
+        return KEEPER
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
         """Tell of a step, and stop if asked to."""
@@ -200,50 +173,6 @@ class Keeper(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.history = [Validated(*each) for each in state["history"]]
-
-
-class Checkpoints(CheckpointIO):
-    """Files of Lightning's, whole or not at all; of tensors and plain values alone."""
-
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises InputError if the file cannot be written."""
-        with replacing(path) as (partial,):
-            try:
-                torch.save(checkpoint, partial)
-            except RuntimeError as error:  # what PyTorch makes of a full disk
-                raise OSError(None, brief(str(error), 100)) from error
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Raises InputError for a file that cannot be read."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Nothing is removed before the end."""
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU. Raises InputError for a file that cannot be read."""
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        course_of(found)
-    except Exception as error:
-        detail = brief(" ".join(f"{type(error).__name__} {error}".split()), 80)
-        raise InputError(f"{shown(path)}: damaged ({detail}); remove the folder and train anew") from error
-    return found
-
-
-def course_of(checkpoint: Mapping[str, Any]) -> Course:
-    """How far the training of a checkpoint came."""
-    keepers = [state for name, state in checkpoint["callbacks"].items() if name.startswith(Keeper.__qualname__)]
-    return Course(tuple(Validated(*each) for each in keepers[0]["history"]))
-
-
-def is_over(course: Course, settings: TrainingSettings) -> str:
-    """Why a training has ended: ``steps`` or ``patience``; empty if it has not."""
-    since = len(course.history) - 1 - max(place for place, each in enumerate(course.history) if each.best)
-    if since >= settings.patience:
-        return "patience"
-    return "steps" if course.history[-1].step >= settings.steps else ""
 
 
 def fit(segmenter: Segmenter, feed: Feed, device: torch.device, folder: Path, channel: Channel) -> None:

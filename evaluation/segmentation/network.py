@@ -30,7 +30,7 @@ def encoder_names() -> list[str]:
 
 
 def build(encoder: str, weights: str | None, num_classes: int, seed: int) -> torch.nn.Module:
-    """A U-Net, float32 on the CPU, [B, 3, H, W] -> [B, K, H, W]; H and W are multiples of 32. Random numbers by ``seed``.
+    """A U-Net, float32 on the CPU, [B, 3, H, W] -> [B, K, H, W], H and W multiples of 32; begun by ``seed``.
 
     Raises:
         InputError: there is no such encoder, it cannot serve a U-Net, or its weights cannot be had.
@@ -49,6 +49,12 @@ def build(encoder: str, weights: str | None, num_classes: int, seed: int) -> tor
     if file is not None:
         _fill_encoder(network, file)
     return network
+
+
+def in_channels_last(network: torch.nn.Module) -> torch.nn.Module:
+    """The same network with its weights in the order of memory that convolutions are quickest in."""
+    ordered: torch.nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ordered
 
 
 def prepared(images: torch.Tensor) -> torch.Tensor:
@@ -96,7 +102,7 @@ def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
     wanted = network.state_dict()
     for name in [*wanted, *weights]:
         if name not in weights or name not in wanted:
-            problem = "lacks" if name in wanted else "has, beyond the network's, "
+            problem = "lacks" if name in wanted else "has, beyond the network's,"
             raise InputError(f"{shown(path)}: {problem} {brief(name)}; it is of another encoder")
         if weights[name].shape != wanted[name].shape or weights[name].dtype != wanted[name].dtype:
             raise InputError(f"{shown(path)}: {brief(name)} is of another shape or type; it is of another encoder")
@@ -120,7 +126,7 @@ def _cannot_build(encoder: str, from_hub: str | None, error: Exception) -> Input
 
 
 def _fill_encoder(network: torch.nn.Module, path: Path) -> None:
-    """Fill the encoder from a file with its own names, timm's, or those of a whole U-Net; classifiers are passed over."""
+    """Fill the encoder from a file with its own names, timm's, or a whole U-Net's; classifiers are passed over."""
     found = read_weights(path)
     encoder = network.get_submodule("encoder")
     wanted = encoder.state_dict()

@@ -24,8 +24,8 @@ _SPEED_ALONE = ("workers", "cache", "device")
 class Record:
     """A model's ``encoder``, window ``size`` in px and ``classes``, and how it came about. ``file`` is its weights'.
 
-    ``real``, ``synthetic`` and ``validation`` are numbers of images, ``dice`` is the validation's at ``best_step``, whose
-    weights the model has, after ``steps`` in all; ``training`` and ``held_out`` are the images themselves.
+    ``real``, ``synthetic`` and ``validation`` are numbers of images, ``dice`` is the validation's at ``best_step``,
+    whose weights the model has, of ``steps`` in all; ``training`` and ``held_out`` are the images themselves.
     """
 
     file: Path
@@ -90,18 +90,20 @@ def read_record(model: Path) -> Record:
 def _record(file: Path, content: dict[str, Any]) -> Record:
     settings, samples = content["settings"], content["samples"]
     record = Record(
-        file,
-        _text(settings["encoder"]),
-        _whole(settings["size"]),
-        _whole(settings["seed"]),
-        ClassMap.parse(_text(content["classes"])),
-        *(_whole(content[name]) for name in ("real", "synthetic", "validation")),
-        _text(content["split"]),
-        _whole(content["steps"]),
-        _whole(content["best_step"]),
-        float(content["dice"]),
-        tuple(_known(each) for each in samples["training"]),
-        tuple(_known(each) for each in samples["validation"]),
+        file=file,
+        encoder=_text(settings["encoder"]),
+        size=_whole(settings["size"]),
+        seed=_whole(settings["seed"]),
+        classes=ClassMap.parse(_text(content["classes"])),
+        real=_whole(content["real"]),
+        synthetic=_whole(content["synthetic"]),
+        validation=_whole(content["validation"]),
+        split=_text(content["split"]),
+        steps=_whole(content["steps"]),
+        best_step=_whole(content["best_step"]),
+        dice=float(content["dice"]),
+        training=tuple(_known(each) for each in samples["training"]),
+        held_out=tuple(_known(each) for each in samples["validation"]),
     )
     check_size(record.size)
     if not 0 < record.best_step <= record.steps <= MOST_STEPS or not 0 <= record.dice <= 1:

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import queue
 import shutil
 import threading
@@ -21,21 +18,19 @@ import torch
 
 from evaluation.samples import Sample
 from evaluation.segmentation.augmentation import Augmentation
-from evaluation.segmentation.data import Images, Windows, read_all
-from evaluation.segmentation.fitting import (
+from evaluation.segmentation.claim import IDENTITY, claimed
+from evaluation.segmentation.course import (
     BEST,
     LAST,
     Course,
-    Feed,
-    Segmenter,
     Step,
-    Stopped,
     Validated,
     course_of,
-    fit,
     is_over,
     read_checkpoint,
 )
+from evaluation.segmentation.data import Images, Windows, read_all
+from evaluation.segmentation.fitting import Feed, Segmenter, Stopped, fit
 from evaluation.segmentation.leakage import Known, known, leaks
 from evaluation.segmentation.mixture import Mixture
 from evaluation.segmentation.network import build, read_weights, save_weights
@@ -45,9 +40,7 @@ from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError, brief
 from imaging.output import replacing
 from imaging.provenance import file_sha256
-from imaging.rawfile import shown
 
-WORK, IDENTITY = "work", "identity.json"
 LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning")
 
 
@@ -103,7 +96,7 @@ def train(
     training = [*remembered["real"], *remembered["synthetic"]]
     held_out = remembered["validation"]
     asked = identity(settings, classes, device.type, remembered)
-    with _claimed(folder, asked) as work:
+    with claimed(folder, asked) as work:
         if (folder / RECORD).exists():
             yield Trained(read_record(folder))
             return
@@ -115,7 +108,7 @@ def train(
             yield from remark
             network = build(settings.encoder, settings.encoder_weights, len(classes), settings.seed)
             if settings.encoder_weights is None:
-                yield Remark(f"the encoder {settings.encoder} starts from random numbers: `encoder_weights` is not given")
+                yield Remark(f"{settings.encoder} starts from random numbers: no `encoder_weights` are given")
             yield from _watched(Segmenter(network, len(classes), settings), feed, device, work)
             course = course_of(read_checkpoint(work / LAST))
         splits = sorted({each.split for each in real if each.split})
@@ -136,9 +129,7 @@ def train(
         yield Trained(read_record(folder))
 
 
-def _checked(
-    parts: dict[str, Sequence[Sample]], where: str
-) -> Generator[Event, None, dict[str, list[Known]]]:
+def _checked(parts: dict[str, Sequence[Sample]], where: str) -> Generator[Event, None, dict[str, list[Known]]]:
     """What is remembered of each sample, if none tells of what is validated on."""
     total, done = sum(map(len, parts.values())), 0
     remembered: dict[str, list[Known]] = {}
@@ -186,64 +177,11 @@ def _feed(
     windows = Windows(kept["real"], kept["synthetic"], mixture, settings.size, settings.seed, augmentation)
     remarks.append(
         Remark(
-            f"{len(kept['real'])} real and {len(kept['synthetic'])} in-silico images, {100 * mixture.share:.3g} % of the "
-            f"windows real; {len(kept['validation'])} images to validate on"
+            f"{len(kept['real'])} real and {len(kept['synthetic'])} in-silico images, {100 * mixture.share:.3g} % of "
+            f"the windows real; {len(kept['validation'])} images to validate on"
         )
     )
     return Feed(windows, kept["validation"], settings), remarks
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, asked: dict[str, Any]) -> Iterator[Path]:
-    """The folder's ``work``, if it is new or that of a training of the same kind; for this process alone.
-
-    Raises:
-        InputError: it cannot be made, holds something else, or is in use.
-    """
-    import fcntl
-
-    work = folder / WORK
-    path = work / IDENTITY
-    text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {name for name in os.listdir(folder) if not name.endswith(".part")}
-        if not there <= {WORK, MODEL, RECORD, HISTORY, IDENTITY}:
-            raise InputError(f"{shown(folder)}: not empty, and no training's; choose a new folder")
-        work.mkdir(exist_ok=True)
-        with (work / "lock").open("a", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{shown(folder)}: another process trains there; wait, or choose another") from error
-            done = folder / IDENTITY
-            if done.exists() or path.exists():
-                _compare(folder, done if done.exists() else path, asked)
-            else:
-                with replacing(path) as (partial,):
-                    partial.write_text(text, encoding="utf-8")
-            yield work
-            if (folder / RECORD).exists():
-                shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or brief(str(error))
-        raise InputError(f"{shown(folder)}: cannot be written to ({reason}); choose another folder") from error
-
-
-def _compare(folder: Path, path: Path, asked: dict[str, Any]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(before, dict)
-    except (ValueError, RecursionError, AssertionError) as error:
-        raise InputError(f"{shown(path)}: damaged; remove the folder, or choose another") from error
-    now = json.loads(json.dumps(asked))
-    others = [name for name in sorted({**before, **now}) if before.get(name) != now.get(name)]
-    if others:
-        what = "; ".join(
-            name if name.endswith(" images") else f"{name} {brief(str(before.get(name)))}, not {brief(str(now.get(name)))}"
-            for name in others[:4]
-        )
-        raise InputError(f"{shown(folder)}: holds a training of other settings ({what}); give these, or another folder")
 
 
 @dataclass

@@ -54,7 +54,7 @@ def predict(
     total = torch.zeros(num_classes, height, width)
     for first in range(0, len(corners), batch_size):
         some = corners[first : first + batch_size]
-        cut = np.stack([image[np.ix_(reflected(top, size, height), reflected(left, size, width))] for top, left in some])
+        cut = np.stack([_window(image, corner, size) for corner in some])
         batch = torch.from_numpy(cut).permute(0, 3, 1, 2).to(device)  # [B, 3, S, S]
         with torch.inference_mode():
             seen = probabilities(network(prepared(batch))).cpu() * weight  # [B, C, S, S]
@@ -65,3 +65,8 @@ def predict(
             total[:, rows, columns] += one[:, *inside]
     labels: NDArray[np.int64] = total.argmax(dim=0).numpy()
     return labels
+
+
+def _window(image: NDArray[np.uint8], corner: tuple[int, int], size: int) -> NDArray[np.uint8]:
+    rows, columns = (reflected(start, size, length) for start, length in zip(corner, image.shape[:2], strict=True))
+    return image[np.ix_(rows, columns)]

@@ -77,9 +77,7 @@ def _pixels(each: Sample, classes: ClassMap) -> tuple[NDArray[np.float64], NDArr
     return _features(load_image(each))[known], labels[known]
 
 
-def _gradient(
-    weights: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _gradient(weights: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
     logits = x @ weights
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)

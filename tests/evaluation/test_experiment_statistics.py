@@ -126,7 +126,9 @@ def test_groups_count_by_their_fields() -> None:
     assert [np.isclose(found, mean).mean() for mean in (1, 1 / 3, 0)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
 
-@pytest.mark.parametrize(("degrees", "value"), [(1, 12.7062), (2, 4.3027), (5, 2.5706), (2.5, 3.5747), (30, 2.0423), (1e6, 1.96)])
+@pytest.mark.parametrize(
+    ("degrees", "value"), [(1, 12.7062), (2, 4.3027), (5, 2.5706), (2.5, 3.5747), (30, 2.0423), (1e6, 1.96)]
+)
 def test_students_quantiles_are_those_of_the_tables(degrees: float, value: float) -> None:
     assert student(degrees) == pytest.approx(value, rel=2e-3)
 
