@@ -89,14 +89,12 @@ def _everything(request: ExperimentRequest, bench: Bench, share: Share) -> Itera
     yield from _train_all(request, bench, real, share)
     gap = headroom(bench)
     if gap is not None:
-        yield Line(
-            f"headroom:  {gap.mean:+.3f} Dice from the smallest to the largest subset ({gap.low:+.3f} to {gap.high:+.3f})"
-        )
+        spread = f"{gap.low:+.3f} to {gap.high:+.3f}"
+        yield Line(f"headroom:  {gap.mean:+.3f} Dice from the smallest to the largest subset ({spread})")
         if gap.mean < request.headroom and not request.any_headroom:
             raise InputError(
-                f"annotating all would gain {gap.mean:+.3f} Dice, less than `headroom` {request.headroom:g}: no further "
-                "images can show what they are worth. Give fewer images a slide, a harder task or more `steps`, or go "
-                "on with `any_headroom`"
+                f"annotating all would gain {gap.mean:+.3f} Dice, less than `headroom` {request.headroom:g}: there is "
+                "nothing to show; give fewer images a slide, a harder task, more `steps`, or go on with `any_headroom`"
             )
     elif real and len({each.share for each in real}) > 1:
         raise InputError("trainings on annotated images alone failed (see above); run the command again to try again")

@@ -1,4 +1,4 @@
-"""`segmentation experiment --plan`: how long all of it takes, from a training and images made for it and thrown away."""
+"""`segmentation experiment --plan`: how long all takes, from a training and images made and thrown away."""
 
 from __future__ import annotations
 

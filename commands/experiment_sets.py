@@ -1,4 +1,4 @@
-"""The further images of an experiment's arms: in-silico ones by the same code as `dataset`, copies and collages beside."""
+"""The further images of an experiment's arms: in-silico ones by the code of `dataset`, copies and collages."""
 
 from __future__ import annotations
 

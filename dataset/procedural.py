@@ -24,8 +24,8 @@ DISAGREEMENT = 1.5
 
 @dataclass(frozen=True)
 class World:
-    """Where a drawn world lies: ``annotated`` is the manifest of its training and validation images, ``test`` the folder
-    of its test images, with each annotator's label maps.
+    """Where a drawn world lies: ``annotated`` is the manifest of its images for training and validation, ``test`` the
+    folder of its test images, with each annotator's label maps.
     """
 
     annotated: Path
@@ -75,8 +75,8 @@ def draw_world(
 ) -> World:
     """Draw slides of one assay, a staining ``pattern``, for an experiment: ``slides`` for training, validation, test.
 
-    Stains, cells and glands differ from slide to slide as they do in life. Each slide gives ``patches`` square images of
-    ``side`` px. The first annotator draws the truth; the others' borders lie off it by some pixels, smoothly.
+    Stains, cells and glands differ from slide to slide as they do in life. Each slide gives ``patches`` square images
+    of ``side`` px. The first annotator draws the truth; the others' borders lie off it by some pixels, smoothly.
     Raises InputError if it cannot be written.
     """
     rng = np.random.default_rng(seed)

@@ -78,8 +78,8 @@ class Saturation:
 def saturation(rounds: Sequence[int], means: Sequence[float], samples: Values, level: float) -> Saturation:
     """Where a curve over ``rounds`` stops rising: the first round within one standard error of the best.
 
-    The error is that of the paired difference to the best; ``samples`` [B, len(rounds)] are the means in each resampling.
-    (The rule of one standard error: Breiman et al., Classification and Regression Trees, 1984.)
+    The error is that of the paired difference to the best; ``samples`` [B, len(rounds)] are the means in each
+    resampling. (The rule of one standard error: Breiman et al., Classification and Regression Trees, 1984.)
     """
     errors = np.array([[np.std(samples[:, a] - samples[:, b]) for b in range(len(rounds))] for a in range(len(rounds))])
 

@@ -28,6 +28,7 @@ COLOURS = {
     "no-adain": "#56b4e9",
 }
 OTHER = "#8b6f47"
+TOLD = {"helps": "#009e73", "hurts": "#aa3377"}
 MARKERS = "osD^vP*Xhp<>d"
 
 
@@ -108,9 +109,8 @@ def rounds_figure(plan: Plan, summary: Summary, share: float) -> Callable[[Axes]
             if points:
                 name = "in-silico" if kind == "winter" else "in-silico, baseline"
                 _curve(axes, points, [each.arm.rounds for each in points], COLOURS[kind], f"{name} ({kind})")
-        others = [
-            each for each in summary.points if each.share == share and each.arm.kind not in (REAL, "winter", "alaluf")
-        ]
+        curves = (REAL, "winter", "alaluf")
+        others = [each for each in summary.points if each.share == share and each.arm.kind not in curves]
         width = 0.5 / max(1, len(others))
         for number, each in enumerate(others):
             x = each.arm.rounds + 0.12 + number * width
@@ -173,9 +173,8 @@ def worth_figure(plan: Plan, summary: Summary) -> Callable[[Axes], None]:
             [max(0.0, each.found.high - each.found.mean) for each in real],
         ]
         axes.errorbar(counts, means, yerr=bars, color=COLOURS[REAL], marker="o", linestyle="none", capsize=2)
-        axes.plot(
-            counts, monotone(means, [1.0] * len(means)), color=COLOURS[REAL], label="annotated images alone, rising"
-        )
+        rising = monotone(means, [1.0] * len(means))
+        axes.plot(counts, rising, color=COLOURS[REAL], label="annotated images alone, rising")
         wanted = plan.question.first.kind
         for each in summary.points:
             if each.arm.kind == wanted and each.worth is not None:
@@ -211,9 +210,7 @@ def differences_figure(plan: Plan, summary: Summary) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         rows = list(reversed(summary.differences))
         for place, each in enumerate(rows):
-            colour = (
-                "#d55e00" if each.main else {"helps": "#009e73", "hurts": "#aa3377"}.get(each.verdict.word, "#777777")
-            )
+            colour = "#d55e00" if each.main else TOLD.get(each.verdict.word, "#777777")
             axes.plot(
                 [each.found.low, each.found.high], [place, place], color=colour, linewidth=2 if each.main else 1.2
             )
@@ -240,8 +237,8 @@ def all_figures(plan: Plan, summary: Summary) -> dict[str, tuple[str, Any]]:
     for share in plan.expanded:
         if any(each.share == share and each.arm.kind != REAL for each in summary.points):
             found[f"rounds-{100 * share:g}"] = (
-                f"After figure 2c of Winter et al.: {100 * share:g} % of the slides, further images added round by round. "
-                f"{shown} Single markers: controls, with 95 % intervals.",
+                f"After figure 2c of Winter et al.: {100 * share:g} % of the slides, further images added round by "
+                f"round. {shown} Single markers: controls, with 95 % intervals.",
                 draw(rounds_figure(plan, summary, share)),
             )
     if any(each.arm.kind == "winter" for each in summary.points):

@@ -47,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """``expanded`` are the shares whose subsets get further images; on the others only the annotated ones are trained on.
+    """``expanded`` are the shares whose subsets get further images; on others only the annotated ones are trained on.
 
     ``settings`` is all else that decides the results, as JSON: the training's, the method's, digests of the inputs.
     ``later`` are arms, draws and seeds that came after the plan was first written, in words: what they show is
@@ -175,9 +175,8 @@ def extended(before: Plan, asked: Plan) -> Plan:
     if {each.share for each in before.subsets} != {each.share for each in asked.subsets} or changed:
         differences.append("other subsets")
     if differences:
-        raise InputError(
-            f"was planned otherwise ({'; '.join(differences[:4])}); ask for the same, or choose another folder"
-        )
+        what = "; ".join(differences[:4])
+        raise InputError(f"was planned otherwise ({what}); ask for the same, or choose another folder")
     arms = tuple(dict.fromkeys((*before.arms, *asked.arms)))
     subsets = sorted(
         {each.key: each for each in (*before.subsets, *asked.subsets)}.values(),

@@ -55,9 +55,8 @@ def write_results(bench: Bench, results: Results, summary: Summary) -> Path:
         with replacing(root / FIGURES / f"{name}.png", root / FIGURES / f"{name}.svg") as partials:
             for partial, content in zip(partials, (png, svg), strict=True):
                 partial.write_bytes(content)
-    write_text(
-        root / REPORT, page(plan, results, summary, {name: (each[0], each[1][0]) for name, each in figures.items()})
-    )
+    shown = {name: (caption, png) for name, (caption, (png, _)) in figures.items()}
+    write_text(root / REPORT, page(plan, results, summary, shown))
     return root / REPORT
 
 
@@ -157,9 +156,9 @@ def page(plan: Plan, results: Results, summary: Summary, figures: Mapping[str, t
         *(_figure(*each) for each in figures.values()),
         "<h2>Differences</h2>",
         f"<p>Each is of trainings on the same subset with the same seed, judged on the same {summary.fields} images of "
-        f"{summary.groups} slides or patients. Intervals of 95 %, from a bootstrap over choices of the subset, seeds and "
-        "slides, stretched for few choices. Only the planned comparison (marked) is a test; the others are exploration, "
-        "and of twenty such intervals one misses.</p>",
+        f"{summary.groups} slides or patients. Intervals of 95 %, from a bootstrap over choices of the subset, seeds "
+        "and slides, stretched for few choices. Only the planned comparison (marked) is a test; the others are "
+        "exploration, and of twenty such intervals one misses.</p>",
         _differences(plan, summary.differences),
         "<h2>Dice</h2>",
         _points(summary),
@@ -188,11 +187,8 @@ def _text(text: object) -> str:
 
 def _notes(plan: Plan, summary: Summary) -> str:
     lines = [saturation_text(share, kind, each) for (share, kind), each in summary.saturations.items()]
-    lines += [
-        worth_text(each)
-        for each in summary.points
-        if each.worth is not None and each.arm.kind == plan.question.first.kind
-    ]
+    kind = plan.question.first.kind
+    lines += [worth_text(each) for each in summary.points if each.worth is not None and each.arm.kind == kind]
     lines += [line for line in summary.lines if line.startswith(("noise:", "steps:", "missing:"))]
     if plan.later:
         lines.append(f"added after the plan was first written, so exploration: {', '.join(plan.later)}")

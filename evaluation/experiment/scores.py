@@ -63,9 +63,7 @@ def gather(plan: Plan, results: Mapping[str, Mapping[str, Any]], label: str | No
         try:
             rows = content["fields"]
             tables[name] = {
-                (each["sample"], each["annotator"], each["label"]): None
-                if each["dice"] is None
-                else float(each["dice"])
+                (each["sample"], each["annotator"], each["label"]): _dice(each["dice"])
                 for each in rows
                 if label is None or each["label"] == label
             }
@@ -103,6 +101,10 @@ def gather(plan: Plan, results: Mapping[str, Mapping[str, Any]], label: str | No
                 tuple(sorted({int(each["steps"]) for each in contents})),
             )
     return Scores(fields, np.array([by_group[groups[field]] for field in fields], np.int64), annotators, cells)
+
+
+def _dice(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _grid(plan: Plan, share: float, arm: Arm, scores: Mapping[str, Values]) -> list[list[Run]]:

@@ -21,7 +21,7 @@ from imaging.classes import ClassMap
 
 @dataclass(frozen=True)
 class Standard:
-    """Trains as `segmentation train` does, with augmentations and best validation. ``workers`` processes read images."""
+    """Trains as `segmentation train`, and keeps the best validation's model; ``workers`` processes read images."""
 
     device: str
     workers: int

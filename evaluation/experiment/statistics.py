@@ -1,4 +1,4 @@
-"""What may be concluded from few subsets, seeds and slides: a paired bootstrap over all three, and what more would tell.
+"""What may be concluded from few subsets, seeds and slides: a paired bootstrap over all, and what more would tell.
 
 Notation: D choices of the subset, S seeds, F fields of view, G groups (patients or slides), B resamplings.
 
@@ -128,7 +128,7 @@ class Interval:
 
 
 def interval(values: Values, groups: NDArray[np.int64], resampling: Resampling) -> Interval:
-    """Of the mean of ``values`` [D, S, F], with ``groups`` [F]. For a difference give differences of paired trainings."""
+    """Of the mean of ``values`` [D, S, F], with ``groups`` [F]: for a difference, of paired trainings' differences."""
     sums, counts = _by_group(values, groups)
     mean = float((sums.sum(axis=2) / counts.sum(axis=2)).mean())
     found = resampling.means(values, groups)
@@ -161,7 +161,8 @@ class Verdict:
     """``word``: helps, hurts or cannot tell. ``small`` tells that no difference of ``effect`` fits the interval.
 
     ``more_slides``: how many further slides in the test set would show a difference of ``effect``, in `TOLD` of all
-    experiments; None where even `MOST_MORE` times as many would not. ``more_subsets`` the same of choices of the subset.
+    experiments; None where even `MOST_MORE` times as many would not. ``more_subsets``: the same of choices of the
+    subset.
     """
 
     word: str

@@ -127,9 +127,7 @@ def leaks(splits: Splits, digests: Mapping[str, str]) -> list[str]:
             if len(names) > 1:
                 places = ", ".join(f"{brief(name)} in {split}" for split, name in names.items())
                 subject = "the same image" if what == "image" else f"{what} {brief(value)}"
-                found.append(
-                    f"{subject} is in several splits ({places}), so the test would know it; take it out of one"
-                )
+                found.append(f"{subject} is in several splits ({places}): what is judged on would be known; mend that")
     return found
 
 
@@ -173,8 +171,8 @@ def random_order(names: Sequence[str], key: str) -> list[str]:
 def stratified_order(values: Mapping[str, float], reference: Sequence[float], key: str) -> list[str]:
     """The names of ``values`` in an order of which every beginning is spread over the thirds of ``reference``.
 
-    The thirds take turns, in an order drawn anew each time round; within one the names are shuffled. One that is used up
-    is passed over.
+    The thirds take turns, in an order drawn anew each time round; within one the names are shuffled. One that is used
+    up is passed over.
     """
     ordered = sorted(reference)
     bounds = [ordered[len(ordered) * third // STRATA] for third in range(1, STRATA)]

@@ -224,9 +224,8 @@ def gist(plan: Plan, summary: Summary) -> Sequence[str]:
         None,
     )
     if floor is not None:
-        lines.append(
-            f"noise:     {floor.first.key} differ from the annotated images alone by {_text(floor.found)} Dice"
-        )
+        by = _text(floor.found)
+        lines.append(f"noise:     {floor.first.key} differ from the annotated images alone by {by} Dice")
     if len(summary.steps) > 1:
         lines.append(
             f"steps:     trainings took {summary.steps[0]} to {summary.steps[-1]} steps; differences may be of that"

@@ -1,4 +1,4 @@
-"""Intervals cover what they say they cover, planted effects are found at the rate that was reckoned, and none where none is."""
+"""Intervals cover as often as they say; planted effects are found at the rate that was reckoned; none where none is."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_as_many_more_slides_as_were_reckoned_tell_the_effect_as_often_as_was_sa
         groups - 1,
     )
     more = judge(Interval(0.0, -1.0, 1.0, exact), effect).more_slides
-    assert more is not None and more > 0
+    assert more is not None
+    assert more > 0
     rng = np.random.default_rng(3)
     told = 0
     for number in range(200):
@@ -99,13 +100,15 @@ def test_where_subsets_decide_no_number_of_slides_is_promised() -> None:
     values, groups = differences(np.random.default_rng(0), 0.0, (0.05, 0.0, 0.001, 0.001), (3, 2, 10))
     found = judge(interval(values, groups, Resampling.of(3, 2, 10, 400, 0)), 0.02)
     assert found.more_slides is None
-    assert found.more_subsets is not None and found.more_subsets > 3
+    assert found.more_subsets is not None
+    assert found.more_subsets > 3
 
 
 def test_a_narrow_interval_about_nothing_rules_a_difference_out() -> None:
     values, groups = differences(np.random.default_rng(0), 0.0, (0.0005, 0.0005, 0.001, 0.001), (3, 2, 10))
     found = judge(interval(values, groups, Resampling.of(3, 2, 10, 400, 0)), 0.02)
-    assert found.word == "cannot tell" and found.small
+    assert found.word == "cannot tell"
+    assert found.small
 
 
 def test_variances_are_those_of_the_levels() -> None:
