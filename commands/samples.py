@@ -77,8 +77,11 @@ def choose_samples(
 def _classes_of(row: Row) -> ClassMap | None:
     """The classes of a dataset made in silico, whose label maps hold their numbers."""
     names = row.get("class_fractions")
+    if not isinstance(names, dict):
+        return None
     try:
-        return ClassMap(tuple(names), tuple(range(len(names))), ignored=(255,)) if isinstance(names, dict) else None
+        classes = ClassMap(tuple(names), tuple(range(len(names))), ignored=(255,))
+        return classes if ClassMap.parse(str(classes)) == classes else None
     except InputError:
         return None
 

@@ -18,10 +18,9 @@ from commands.evaluation_requests import EvaluateRequest, EvaluationRequest, Tra
 from commands.machine import choose_device
 from commands.notes import Note
 from commands.samples import choose_samples, read_samples
-from commands.segmentation_sets import TEST, check_apart, decide, training_sets
+from commands.segmentation_sets import TEST, check_apart, training_sets
 from evaluation.segmentation.course import Step, Validated
 from evaluation.segmentation.evaluation import (
-    FieldScore,
     Predicted,
     check_classes,
     check_independent,
@@ -31,6 +30,7 @@ from evaluation.segmentation.evaluation import (
 )
 from evaluation.segmentation.intervals import LEVEL
 from evaluation.segmentation.leakage import known
+from evaluation.segmentation.metrics import FieldScore
 from evaluation.segmentation.network import encoder_names
 from evaluation.segmentation.pictures import overlay
 from evaluation.segmentation.record import read_record
@@ -39,6 +39,7 @@ from evaluation.segmentation.settings import TrainingSettings
 from evaluation.segmentation.training import Event as TrainingEvent
 from evaluation.segmentation.training import Reading, Remark, Trained
 from evaluation.segmentation.training import train as train_model
+from imaging.classes import ClassMap
 from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.rawfile import shown
@@ -73,7 +74,8 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     found = read_samples(source)
     samples, split = choose_samples(found.samples, request.split, TEST)
     records = [read_record(path) for path in request.model]
-    classes = records[0].classes if request.classes is None else decide(found, request.classes)[0]
+    known_already = records[0].classes if found.classes is None else found.classes
+    classes = known_already if request.classes is None else ClassMap.parse(request.classes)
     judged_on = [known(each) for each in samples]
     for path, record in zip(request.model, records, strict=True):
         check_classes(record, classes)
@@ -166,7 +168,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     result: list[str] = []
     taken: set[str] = set()
     for name in names:
-        stem = Path(name).stem[:100] or "field"
+        stem = Path(name).stem[:60] or "field"
         candidate, count = stem, 1
         while candidate.lower() in taken:
             count += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -26,6 +25,8 @@ def claimed(folder: Path, asked: dict[str, Any]) -> Iterator[Path]:
     Raises:
         InputError: it cannot be made, holds something else, or is in use.
     """
+    import fcntl
+
     work = folder / WORK
     path = work / IDENTITY
     text = json.dumps(asked, indent=1, sort_keys=True) + "\n"

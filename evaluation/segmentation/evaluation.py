@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.samples import Sample, load_image, load_labels
 from evaluation.segmentation.leakage import Known, known, leaks
-from evaluation.segmentation.metrics import agreement
+from evaluation.segmentation.metrics import FieldScore, agreement
 from evaluation.segmentation.network import build, fill, in_channels_last, read_weights
 from evaluation.segmentation.record import Record, read_record
 from evaluation.segmentation.windows import predict
@@ -22,24 +22,17 @@ from imaging.errors import InputError, ProblemsError, brief
 from imaging.labels import check_same_size
 from imaging.rawfile import shown
 
-
-@dataclass(frozen=True)
-class FieldScore:
-    """Dice and IoU of one class in one field of view: of a model, or another annotator, against ``annotator``.
-
-    ``sample`` and ``group`` name the field, and the patient or slide that it belongs to. Dice and IoU are None where
-    neither has the class; ``pixels`` of the annotator's are of this class. ``against`` is the other annotator's name,
-    empty for a model.
-    """
-
-    sample: str
-    group: str
-    annotator: str
-    class_name: str
-    dice: float | None
-    iou: float | None
-    pixels: int
-    against: str = ""
+__all__ = [
+    "FieldScore",
+    "Model",
+    "Predicted",
+    "check_classes",
+    "check_independent",
+    "evaluate",
+    "load_model",
+    "mutual",
+    "predictions",
+]
 
 
 @dataclass(frozen=True)

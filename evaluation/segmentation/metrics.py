@@ -20,6 +20,25 @@ class Agreement:
     pixels: int
 
 
+@dataclass(frozen=True)
+class FieldScore:
+    """Dice and IoU of one class in one field of view: of a model, or another annotator, against ``annotator``.
+
+    ``sample`` and ``group`` name the field, and the patient or slide that it belongs to. Dice and IoU are None where
+    neither has the class; ``pixels`` of the annotator's are of this class. ``against`` is the other annotator's name,
+    empty for a model.
+    """
+
+    sample: str
+    group: str
+    annotator: str
+    class_name: str
+    dice: float | None
+    iou: float | None
+    pixels: int
+    against: str = ""
+
+
 def agreement(truth: NDArray[np.int64], other: NDArray[np.int64], num_classes: int) -> list[Agreement]:
     """Of each class; maps [H, W] of 0..C-1, C for pixels without label, which are left out where either map has one.
 

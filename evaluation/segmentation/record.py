@@ -101,13 +101,13 @@ def _record(file: Path, content: dict[str, Any]) -> Record:
         split=_text(content["split"]),
         steps=_whole(content["steps"]),
         best_step=_whole(content["best_step"]),
-        dice=float(content["dice"]),
+        dice=_share(content["dice"]),
         training=tuple(_known(each) for each in samples["training"]),
         held_out=tuple(_known(each) for each in samples["validation"]),
     )
     check_size(record.size)
-    if not 0 < record.best_step <= record.steps <= MOST_STEPS or not 0 <= record.dice <= 1:
-        raise ValueError(f"step {record.best_step} of {record.steps}, Dice {record.dice}")
+    if not 0 < record.best_step <= record.steps <= MOST_STEPS:
+        raise ValueError(f"step {record.best_step} of {record.steps}")
     return record
 
 
@@ -133,3 +133,9 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**62:
         raise TypeError(f"{brief(repr(value))} is no whole number")
     return value
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise TypeError(f"{brief(repr(value))} is no share")
+    return float(value)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.segmentation.evaluation import FieldScore
 from evaluation.segmentation.intervals import Interval, deviation, interval
+from evaluation.segmentation.metrics import FieldScore
 from evaluation.segmentation.record import Record
 
 ALL = "all"
-DIGITS = 4
+DIGITS = 6
 
 
 @dataclass(frozen=True)

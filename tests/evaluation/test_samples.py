@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands.samples import read_samples
-from evaluation.samples import load_labels, load_pair, load_trusted
+from commands.samples import choose_samples, read_samples
+from evaluation.samples import Sample, load_labels, load_pair, load_trusted
 from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError
 from imaging.images import write_png
@@ -76,7 +76,46 @@ def test_made_images_keep_round_origin_and_trusted_labels(tmp_path: Path) -> Non
     assert (trusted[4:] == labels[4:]).all()
 
 
-@pytest.mark.parametrize("change", [{"round": "2"}, {"round": True}, {"round": 1e400}, {"origin": 3}, {"round": -1}])
+KINDS = [
+    {"round": "2"},
+    {"round": True},
+    {"round": 1e400},
+    {"origin": 3},
+    {"round": -1},
+    {"origin_sha256": 3},
+    {"target_sha256": ["x"]},
+]
+
+
+@pytest.mark.parametrize("change", KINDS)
 def test_rows_of_another_kind_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=r"manifest.jsonl line 1: (round|origin) is"):
+    with pytest.raises(InputError, match=rf"manifest.jsonl line 1: {next(iter(change))} is"):
         read_samples(made(tmp_path, **change))
+
+
+def test_label_maps_made_in_silico_hold_class_numbers_whatever_real_ones_hold(tmp_path: Path) -> None:
+    (sample,) = read_samples(made(tmp_path)).samples
+    real = ClassMap.parse("epithelium=7,stroma=3")
+    assert (load_labels(sample, real) == load_labels(sample, CLASSES)).all()
+
+
+def test_made_sets_say_their_classes(tmp_path: Path) -> None:
+    names = {"epithelium": 0.5, "stroma": 0.5}
+    found = read_samples(made(tmp_path / "a", class_fractions=names)).classes
+    assert found is not None
+    assert (found.names, found.values, found.ignored) == (("epithelium", "stroma"), (0, 1), (255,))
+    absurd = [3, [], {}, {"a,b": 1}, {"ignore": 1}, {"a\x1b": 1}, {str(each): 0 for each in range(40)}, {"": 1}]
+    for number, each in enumerate(absurd):
+        assert read_samples(made(tmp_path / str(number), class_fractions=each)).classes is None
+
+
+def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
+    names = ["test", "train", "x"]
+    samples = [Sample(name, tmp_path, (), split) for name, split in zip(names, names, strict=True)]
+    assert choose_samples(samples, None, ("train",)) == ((samples[1],), "train")
+    assert choose_samples(samples, "x", ("train",)) == ((samples[2],), "x")
+    assert choose_samples(samples[2:], None, ("train",)) == ((samples[2],), "x")
+    with pytest.raises(InputError, match=r"there are several \(test, train, x\)"):
+        choose_samples(samples, None, ("val",))
+    with pytest.raises(InputError, match="no such split"):
+        choose_samples(samples, "y", ("train",))
