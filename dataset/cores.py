@@ -1,8 +1,8 @@
 """Patches cut from annotated tissue cores: from the layout of the public CRC epithelium set to annotated images.
 
 That set (DataverseNO, doi 10.18710/DIGQGQ, CC0) has an archive for each stain, with ``Cancer/`` and ``Normal mucosa/``
-in it, and for each core an image ``A001-4.jpg`` and, beside it, a label map ``A001-4.png``: 0 the rest, 1 epithelium. What
-stands before the hyphen is the patient. ``python -m dataset.cores Ki67 patches`` cuts it up.
+in it, and for each core an image ``A001-4.jpg`` with a label map ``A001-4.png`` beside it: 1 is epithelium, 0 the rest.
+What stands before the hyphen is the patient. ``python -m dataset.cores Ki67 patches`` cuts it up.
 """
 
 from __future__ import annotations
