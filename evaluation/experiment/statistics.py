@@ -134,11 +134,9 @@ def interval(values: Values, groups: NDArray[np.int64], resampling: Resampling) 
     found = resampling.means(values, groups)
     low, high = (float(each) for each in np.percentile(found, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]))
     variances = variances_of(values, groups)
-    spread = float(found.std())
-    stretch = 1.0
-    if spread > 0:
-        stretch = math.sqrt(variances.total) / spread * student(variances.degrees()) / _NORMAL
-    stretch = max(1.0, stretch)
+    half = (high - low) / 2
+    wanted = student(variances.degrees()) * math.sqrt(variances.total)
+    stretch = max(1.0, wanted / half) if half > 0 else 1.0
     return Interval(mean, mean - stretch * (mean - low), mean + stretch * (high - mean), variances)
 
 
