@@ -17,7 +17,7 @@ from evaluation.experiment.plan import Plan, Run, extended, plan_json, read_plan
 from evaluation.experiment.subsets import Subset
 from imaging.errors import InputError
 from imaging.output import replacing
-from imaging.rawfile import shown
+from imaging.rawfile import read_bytes, shown
 
 PLAN, SCORE = "plan.json", "score.json"
 RUNS, SETS, WORK = "runs", "sets", "work"
@@ -80,8 +80,8 @@ class Folder:
     def score(self, run: Run, digest: str) -> dict[str, Any] | None:
         """What a training came to; None if it is not over, or was one of another plan (`Plan.digest`)."""
         try:
-            found = json.loads((self.run(run) / SCORE).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            found = json.loads(read_bytes(self.run(run) / SCORE))
+        except (ValueError, RecursionError):  # InputError, too
             return None
         whole = isinstance(found, dict) and found.get("id") == run.id and found.get("plan") == digest
         return found if whole and isinstance(found.get("fields"), list) else None
@@ -104,8 +104,8 @@ class Folder:
         found = {}
         folder = self.root / WORK / "failed"
         for name in sorted(os.listdir(folder)):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                found[name.removesuffix(".json")] = str(json.loads((folder / name).read_text("utf-8"))["reason"])
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                found[name.removesuffix(".json")] = str(json.loads(read_bytes(folder / name))["reason"])
         return found
 
     def forget_failures(self) -> None:
