@@ -145,7 +145,6 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
             "classes": str(looked.classes),
             "score": request.score,
             "keep": request.keep,
-            "headroom": request.headroom,
             "training": _training(request),
             "method": _method(request, arms),
             "images": {

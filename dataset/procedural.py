@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.fields import gaussian_field
+from dataset.fields import Field, gaussian_field
 from dataset.folder import write_text
 from dataset.tissue import Pattern, Slide, draw_slide, random_slide
 from imaging.images import write_png
@@ -20,6 +20,9 @@ CLASSES = "epithelium=0,stroma=1"
 ANNOTATORS = ("a", "b", "c")
 DISAGREEMENT = 1.5
 """Pixels by which a border of one annotator lies off another's, as a standard deviation."""
+
+_MEAN_STAINS = {"blue": (0.74, 0.63, 0.29), "brown": (0.27, 0.52, 0.85), "glass": (0.06, 0.06, 0.06)}
+"""Optical densities about which `dataset.tissue.random_slide` draws."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ def draw_world(
     side: int = SIDE,
     seed: int = 0,
     pattern: Pattern = "nuclear",
+    variation: float = 1.0,
     annotators: int = 3,
 ) -> World:
     """Draw slides of one assay, a staining ``pattern``, for an experiment: ``slides`` for training, validation, test.
 
     Stains, cells and glands differ from slide to slide as they do in life. Each slide gives ``patches`` square images
     of ``side`` px. The first annotator draws the truth; the others' borders lie off it by some pixels, smoothly.
-    Raises InputError if it cannot be written.
+    With more ``variation`` the slides' stains lie farther apart, by this factor. Raises InputError if it cannot be
+    written.
     """
     rng = np.random.default_rng(seed)
     annotated, test = root / "annotated", root / "test"
@@ -89,7 +94,7 @@ def draw_world(
     lines = []
     splits = [split for split, count in zip(("train", "val", "test"), slides, strict=True) for _ in range(count)]
     for number, split in enumerate(splits):
-        slide = _of_pattern(rng, pattern, side)
+        slide = _of_pattern(rng, pattern, side, variation)
         for patch in range(patches):
             image, labels = draw_slide(rng, slide, side)
             # As QuPath names tiles, which tells the slide.
@@ -107,12 +112,19 @@ def draw_world(
     return World(annotated / "manifest.jsonl", test)
 
 
-def _of_pattern(rng: np.random.Generator, pattern: Pattern, side: int) -> Slide:
+def _of_pattern(rng: np.random.Generator, pattern: Pattern, side: int, variation: float) -> Slide:
     drawn = random_slide(rng)
     # A red chromogen, which takes less of blue than of green, is another assay.
     while drawn.pattern != pattern or drawn.brown[2] < drawn.brown[1]:
         drawn = random_slide(rng)
-    return replace(drawn, gland_scale=min(drawn.gland_scale, side / 6))
+    stains = {name: farther(getattr(drawn, name), mean, variation) for name, mean in _MEAN_STAINS.items()}
+    return replace(drawn, gland_scale=min(drawn.gland_scale, side / 6), **stains)
+
+
+def farther(stain: Field, mean: tuple[float, ...], variation: float) -> Field:
+    """A stain's optical densities [3], ``variation`` times as far from their ``mean``, none below what glass has."""
+    centre = np.array(mean, np.float32)
+    return np.maximum(centre + variation * (stain - centre), 0.01).astype(np.float32)
 
 
 def _otherwise(rng: np.random.Generator, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -121,3 +121,13 @@ def test_further_arms_come_later_and_are_marked(drawn: World, tmp_path: Path) ->
     assert "arm collage@2" in (asked.output / "report.html").read_text()
     with pytest.raises(InputError, match="steps 30, not 31"):
         told(dataclasses.replace(asked, steps=31))
+
+
+@pytest.mark.slow
+def test_rays_workers_come_to_the_same(drawn: World, tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    more: dict[str, Any] = {"arms": "copies,winter", "main": None, "weights": str(tiny_folder), "seeds": 1}
+    told(request(drawn, tmp_path / "ray", ray="local", **more))
+    told(request(drawn, tmp_path / "alone", **more))
+    for name in ("results.csv", "verdict.json"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

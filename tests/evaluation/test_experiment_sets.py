@@ -1,4 +1,4 @@
-"""Further images: copies are copies, collages have the origin's tissue in the target's places, sets are the subset's own."""
+"""Copies are copies, collages have the origin's tissue in the target's places, and sets are the subset's own."""
 
 from __future__ import annotations
 
