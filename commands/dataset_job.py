@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -35,7 +36,7 @@ from dataset.inspection import Inspection, inspect
 from dataset.layouts import read_masks, read_source
 from dataset.making import Maker
 from dataset.pairing import subset
-from dataset.pairs import choose_split
+from dataset.pairs import choose_split, named, read_names
 from dataset.plan import Plan, make_plan, padded
 from dataset.procedural import CLASSES, draw_dataset
 from dataset.shares import Share
@@ -108,6 +109,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         before = " before --lora, which takes all names that follow it" if request.lora else ""
         raise InputError(f"which images? give a folder or a manifest{before}, or --demo for a drawn dataset (not both)")
     loras = read_loras(request.lora)
+    _check_apart(folder.root, request)
     content = {
         "method": settings_record(settings),
         "weights_sha256": weights_sha256(request.weights),
@@ -119,13 +121,13 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         **content,
         **{name: getattr(request, name) for name in ("rounds", "subset", "split", "seed", "variants", "classes")},
         **{name: getattr(request, name) for name in ("min_fidelity", "batch_size", "threads", "demo")},
+        "only": None if request.only is None else _digest(read_names(request.only)),
         "weights": Path(request.weights).name,
         **({"lora_files": " ".join(given.short for given in loras)} if loras else {}),
         "device_type": machine.device.type,
         "program": "stainloom",
         "version": VERSION,
     }
-    _check_apart(folder.root, request)
     folder.create()
     with folder.locked("plan"):
         given = {"input": request.input, "masks": request.masks}
@@ -219,7 +221,7 @@ def _machine(request: DatasetRequest, share: Share) -> Machine:
 
 
 def _check_apart(root: Path, request: DatasetRequest) -> None:
-    for path in (root, request.input, request.masks):
+    for path in (root, request.input, request.masks, request.only):
         if path is not None and "\0" in str(path):
             raise InputError(f"{shown(path)}: no possible path; check it")
     for given in (request.input, request.masks):
@@ -232,6 +234,10 @@ def _check_apart(root: Path, request: DatasetRequest) -> None:
             )
 
 
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
 def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Progress, None, Inspection]:
     classes = None if request.classes is None else ClassMap.parse(request.classes)
     path = draw_dataset(folder.work / "demo") if request.demo else request.input
@@ -241,6 +247,8 @@ def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Prog
         classes = ClassMap.parse(CLASSES) if request.demo else source.classes
     chosen, split = choose_split(source.pairs, request.split)
     others = [pair for pair in source.pairs if pair.split != split]
+    if request.only is not None:
+        chosen = named(chosen, read_names(request.only), request.only)
     chosen = [chosen[place] for place in subset([pair.name for pair in chosen], request.subset, request.seed)]
     masks = None if request.masks is None else read_masks(request.masks)
     total = 2 * len(chosen) + 2 * len(masks or ())

@@ -21,6 +21,7 @@ from commands.evaluation_requests import (
     EvaluateRequest,
     TrainRequest,
 )
+from commands.experiment_parser import add_experiment, run_experiment
 from commands.options import add_options, read_options
 from commands.terminal import End
 from evaluation.extra import missing_extra
@@ -58,6 +59,7 @@ def add_evaluation(commands: Commands) -> None:
     add_options(evaluate.add_argument_group("inputs and outputs"), EvaluateRequest, EVALUATE_FILES)
     add_options(evaluate.add_argument_group("judging"), EvaluateRequest, EVALUATE_METHOD)
     add_options(evaluate.add_argument_group("machine"), EvaluateRequest, EVALUATE_MACHINE)
+    add_experiment(actions)
     embed = commands.add_parser(
         "embed",
         help="real and in-silico images in one picture, and their distances",
@@ -73,8 +75,10 @@ def add_evaluation(commands: Commands) -> None:
     add_options(embed.add_argument_group("machine"), EmbedRequest, EMBED_MACHINE)
 
 
-def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
+def run_segmentation(arguments: argparse.Namespace, end: End) -> int | None:
     """Run what was asked below `segmentation`. Raises InputError or SettingError for bad input."""
+    if arguments.action == "experiment":
+        return run_experiment(arguments, end)
     from commands.progress import Reporter
 
     try:
@@ -91,6 +95,7 @@ def run_segmentation(arguments: argparse.Namespace, end: End) -> None:
         for event in events:
             end.raise_if_asked()
             reporter.show(event)
+    return None
 
 
 def run_embed(arguments: argparse.Namespace, end: End) -> None:

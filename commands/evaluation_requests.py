@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.experiment_requests import ExperimentRequest
 from commands.places import DEMO_WEIGHTS
 from evaluation.segmentation.settings import PRECISIONS, TrainingSettings
 from sampler.option import between, one_of, option
@@ -107,7 +108,7 @@ class EmbedRequest(EvaluationRequest):
     dtype: str = option("fp32", "TYPE", "auto, fp32, fp16 or bf16, the encoder's number type")
 
 
-EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest, EmbedRequest)
+EVALUATION_REQUESTS = (TrainRequest, EvaluateRequest, EmbedRequest, ExperimentRequest)
 """All of these that a message may name a field of."""
 
 TRAIN_FILES = ("output", "synthetic", "split", "validation", "classes", "labels", "real_share", "seed")

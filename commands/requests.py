@@ -98,6 +98,9 @@ class DatasetRequest(MethodRequest):
     output: Path = option(Path("insilico"), "FOLDER", "a new folder, or that of a run to go on with")
     rounds: int = option(1, "K", "new images for every annotated one", check=between(1, MOST_ROUNDS))
     subset: float = option(1.0, "SHARE", "take a random share of the annotated images, such as 0.25", check=_share)
+    only: Path | None = option(
+        None, "FILE", "take only the images whose names this text file has, one a line, as targets too", shown=""
+    )
     split: str | None = option(
         None, "NAME", "the split that images are made for and targets come from", shown="train, if there are several"
     )
@@ -140,6 +143,7 @@ DATASET_FILES = (
     "output",
     "rounds",
     "subset",
+    "only",
     "split",
     "masks",
     "classes",
