@@ -164,7 +164,7 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
     alone = [each for each in plan.subsets if each.share in expanded and len(bench.training_images(each)) == 1]
     if alone:
         yield Note(
-            f"{len(alone)} of the subsets that get further images have one annotated image: its targets can only be its "
+            f"{len(alone)} of the subsets with further images have one annotated image: its targets can only be its "
             "own label map, turned, so there is no new layout to learn from; give larger `shares`"
         )
     return bench
