@@ -145,6 +145,7 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
             "classes": str(looked.classes),
             "score": request.score,
             "keep": request.keep,
+            "headroom": request.headroom,
             "training": _training(request),
             "method": _method(request, arms),
             "images": {
@@ -159,7 +160,14 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
             write_names(folder, subset.key, [each.name for each in splits.train if each.group in subset.train])
     if plan.later:
         yield Note(f"added to the plan after it was first written: {', '.join(plan.later)}; they are exploration")
-    return Bench(plan, folder, splits, looked.classes, segmenter, request.keep)
+    bench = Bench(plan, folder, splits, looked.classes, segmenter, request.keep)
+    alone = [each for each in plan.subsets if each.share in expanded and len(bench.training_images(each)) == 1]
+    if alone:
+        yield Note(
+            f"{len(alone)} of the subsets with further images have one annotated image: its targets can only be its "
+            "own label map, turned, so there is no new layout to learn from; give larger `shares`"
+        )
+    return bench
 
 
 def write_names(folder: Folder, subset: str, names: Sequence[str]) -> None:

@@ -113,3 +113,8 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: pytest.Ca
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_subsets_of_one_image_are_noted(drawn: World, tmp_path: Path) -> None:
+    lines = told(request(drawn, tmp_path / "out", shares="0.1,1", arms="copies", main="copies@2:real", seeds=1))
+    assert any("have one annotated image: its targets can only be its own label map" in line for line in lines)
