@@ -76,7 +76,6 @@ BURDENED: tuple[dict[str, bool], ...] = (
     {"within_class": True},
     {"within_class": True, "even": False},
     {"within_class": True, "contrast": False},
-    {"within_class": True, "statistics": False},
     {"skip": True},
 )
 
