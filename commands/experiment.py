@@ -142,6 +142,8 @@ def train_one(bench: Bench, each: Run) -> Iterator[Event]:
                 break
             yield Progress("train", event.done, event.total) if isinstance(event, Stepped) else Busy()
     except (InputError, NotFiniteError, MemoryError, RuntimeError) as error:
+        if isinstance(error, InputError) and each.arm.kind == REAL:
+            raise  # of annotated images alone, so it would be the same everywhere
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         bench.folder.fail(each.id, reason)
         yield Note(f"{each.id} failed: {reason}")

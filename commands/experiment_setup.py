@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 from collections.abc import Generator, Sequence
@@ -20,13 +19,14 @@ from commands.samples import read_samples
 from commands.weights import weights_sha256
 from dataset.procedural import draw_world
 from evaluation.experiment.arms import METHOD_SETS, needed_first, parse_arms, parse_comparison, parse_rounds
-from evaluation.experiment.folder import WORK, Folder
+from evaluation.experiment.folder import SETS, WORK, Folder, write_text
 from evaluation.experiment.inputs import Looked, look_at
 from evaluation.experiment.plan import Plan, Question
 from evaluation.experiment.runner import Bench
 from evaluation.experiment.segmenter import Segmenter
-from evaluation.experiment.subsets import choose_subsets, leaks, make_splits
+from evaluation.experiment.subsets import SPLITS, TEST, choose_subsets, leaks, make_splits
 from evaluation.samples import Sample
+from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings
 from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError, brief
 from imaging.output import is_within
@@ -34,7 +34,7 @@ from imaging.rawfile import shown
 from sampler.series import Progress
 from sampler.settings import Settings
 
-NEVER = 10_000_000
+NEVER = MOST_STEPS
 """As many validations without a better one as no training has."""
 METHOD_MACHINE = ("impl", "graphs", "batch_size", "cache")
 """Options of `generate` beside the method's that ``method`` may give: they change speed and memory alone."""
@@ -119,7 +119,7 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
         source = read_samples(path)
         test = None if test_path is None else _apart(read_samples(test_path).samples)
         samples = [each for each in source.samples if not each.synthetic]
-        _check_samples(path, source.samples)
+        _check_samples(path, [*source.samples, *(test or ())])
         classes = source.classes if request.classes is None else ClassMap.parse(request.classes)
         looked: Looked = yield from result_ticks(
             "read", 2 * (len(samples) + len(test or ())), look_at(shown(path), [*samples, *(test or ())], classes)
@@ -172,8 +172,6 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
 
 def write_names(folder: Folder, subset: str, names: Sequence[str]) -> None:
     """The names of a subset's images as ``--only`` of `dataset` reads them."""
-    from evaluation.experiment.folder import write_text
-
     place = names_path(folder, subset)
     text = "".join(f"{name}\n" for name in names)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +181,7 @@ def write_names(folder: Folder, subset: str, names: Sequence[str]) -> None:
 
 def names_path(folder: Folder, subset: str) -> Path:
     """Where `write_names` writes."""
-    return folder.root / "sets" / subset / "images.txt"
+    return folder.root / SETS / subset / "images.txt"
 
 
 def _apart(samples: Sequence[Sample]) -> list[Sample]:
@@ -196,7 +194,7 @@ def _check_samples(path: Path, samples: Sequence[Sample]) -> None:
     problems += [
         f"{shown(each.image)}: has {len(each.masks)} annotators' label maps; training takes one, in masks/"
         for each in samples
-        if len(each.masks) > 1
+        if len(each.masks) > 1 and SPLITS.get(each.split.lower()) != TEST
     ]
     problems += [f"{brief(each.name)}: a name with a line break; rename it" for each in samples if "\n" in each.name]
     if problems:
@@ -211,9 +209,8 @@ def _label(score: str | None, classes: ClassMap) -> int | None:
 
 def _training(request: ExperimentRequest) -> dict[str, Any]:
     options = {name: getattr(request, name) for name in EXPERIMENT_TRAINING if name != "workers"}
-    if not math.isfinite(request.learning_rate):
-        raise InputError("`learning_rate`: must be a number above 0")
     options["patience"] = request.patience if request.patience > 0 else NEVER
+    TrainingSettings(**options).check()
     if request.encoder_weights is not None and Path(request.encoder_weights).is_file():
         options["encoder_weights"] = str(Path(request.encoder_weights).resolve())
     return options

@@ -66,6 +66,9 @@ def test_leaks_between_splits_are_refused_before_any_training(tmp_path: Path) ->
         ({"input": None}, "which images"),
         ({"demo": True}, "not both"),
         ({"learning_rate": float("nan")}, "`learning_rate`"),
+        ({"size": 100}, "`size` 100"),
+        ({"steps": 0}, "`steps` 0"),
+        ({"precision": "fp8"}, "`precision` fp8"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused_in_one_line(
@@ -118,3 +121,23 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, capsys: pytest.Ca
 def test_subsets_of_one_image_are_noted(drawn: World, tmp_path: Path) -> None:
     lines = told(request(drawn, tmp_path / "out", shares="0.1,1", arms="copies", main="copies@2:real", seeds=1))
     assert any("have one annotated image: its targets can only be its own label map" in line for line in lines)
+
+
+def test_what_no_training_can_take_ends_the_experiment(drawn: World, tmp_path: Path) -> None:
+    class Refusing(Plain):
+        def train(self, *arguments: Any, **more: Any) -> Any:
+            raise InputError("`encoder` nothing: there is none of this name")
+
+    asked = request(drawn, tmp_path / "out")
+    with pytest.raises(InputError, match="`encoder` nothing"):
+        told(asked, Refusing())
+    assert not list((asked.output / "work" / "failed").iterdir())
+
+
+def test_a_test_set_made_in_silico_is_refused(drawn: World, tmp_path: Path) -> None:
+    asked = request(drawn, tmp_path / "out", arms="copies", main="copies@2:real", seeds=1)
+    told(asked)
+    made = next(iter(sorted((asked.output / "sets").glob("*/copies"))))
+    with pytest.raises(ProblemsError) as error:
+        told(request(drawn, tmp_path / "again", test=made))
+    assert "is in silico" in error.value.problems[0]
