@@ -21,7 +21,7 @@ class ReviewMakeRequest:
         60,
         "N",
         "questions: single images, half of them real, or pairs of one real and one in-silico",
-        check=between(1, 5000),
+        check=between(2, 1000),
     )
     repeats: float = option(
         0.1, "SHARE", "of the questions come again, mirrored, for agreement with oneself", check=between(0, 0.5)

@@ -41,8 +41,11 @@ def match(synthetic: Sequence[Candidate], real: Sequence[Candidate]) -> list[int
     distances = 0.5 * np.abs(_shares(synthetic)[:, None] - _shares(real)[None]).sum(axis=-1)  # [M, N]
     sources = {each.source for each in synthetic} - {""}
     seen = np.array([each.source in sources for each in real])
-    own = np.array([[one.source == other.source != "" for other in real] for one in synthetic], dtype=bool)
-    return assign(distances + SEEN_ORIGIN * seen[None] + OWN_ORIGIN * own.reshape(distances.shape))
+    numbers = {name: number for number, name in enumerate(sources)}
+    ours, theirs = (
+        np.array([numbers.get(each.source, other) for each in side]) for side, other in ((synthetic, -1), (real, -2))
+    )
+    return assign(distances + SEEN_ORIGIN * seen[None] + OWN_ORIGIN * (ours[:, None] == theirs[None]))
 
 
 def spread_origins(candidates: Sequence[Candidate], order: Sequence[int], count: int, used: set[str]) -> list[int]:
@@ -53,7 +56,8 @@ def spread_origins(candidates: Sequence[Candidate], order: Sequence[int], count:
         if len(chosen) < count and (not source or source not in used):
             chosen.append(index)
             used.add(source)
-    more = [index for index in order if index not in set(chosen)]
+    taken = set(chosen)
+    more = [index for index in order if index not in taken]
     return [*chosen, *more[: count - len(chosen)]]
 
 

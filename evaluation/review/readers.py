@@ -75,8 +75,9 @@ class ReaderScore:
 
 
 def score_reader(table: Table, r: int) -> ReaderScore:
+    """The score of the reader of index ``r``."""
     by_trial = table.answers[r].by_trial
-    given = [answer for trial, answer in by_trial.items() if trial in {each.id for each in table.trials}]
+    given = [by_trial[trial.id] for trial in table.trials if trial.id in by_trial]
     twice = []
     for trial in table.key.trials:
         first, again = by_trial.get(trial.repeat_of), by_trial.get(trial.id)

@@ -5,7 +5,8 @@ All of it is dealt by the seed, and neither order nor names nor sizes of what is
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -84,13 +85,13 @@ def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wante
     for index in pool:
         reals.append(_candidate(index, real.samples[index], real.samples[index].name, classes))
         yield
-    names = {each.name for each in real.samples}
+    known = _known([each.name for each in real.samples])
     count = wanted.count // 2 if wanted.mode == SINGLE else wanted.count
-    chosen = _chosen(arms, names, min(count, len(reals)), rng)
+    chosen = _chosen(arms, known, min(count, len(reals)), rng)
     synthetics = []
     for arm, index in chosen:
         sample = arms[arm].samples[index]
-        synthetics.append(_candidate(index, sample, _source(sample, names), classes))
+        synthetics.append(_candidate(index, sample, _source(sample, known), classes))
         yield
     partners = match(synthetics, reals)
     picks = [(arm, one, reals[other]) for (arm, _), one, other in zip(chosen, synthetics, partners, strict=True)]
@@ -151,15 +152,24 @@ def _candidate(index: int, sample: Sample, source: str, classes: ClassMap) -> Ca
     return Candidate(index, source, tuple(np.round(counts / max(1, counts.sum()), 6).tolist()))
 
 
-def _source(sample: Sample, names: set[str]) -> str:
-    """The name of the real image that ``sample`` was made from: by its last part where the whole name is not known."""
-    if sample.origin in names or not sample.origin:
-        return sample.origin
-    same = [name for name in names if PurePosixPath(name).name == PurePosixPath(sample.origin).name]
-    return same[0] if len(same) == 1 else sample.origin
+def _known(names: Sequence[str]) -> dict[str, str]:
+    """Names of real images by these, and by last parts where those tell: origins may be read from other folders."""
+    last = [PurePosixPath(name).name for name in names]
+    counts = Counter(last)
+    return {
+        **{short: name for short, name in zip(last, names, strict=True) if counts[short] == 1},
+        **{n: n for n in names},
+    }
 
 
-def _chosen(arms: Sequence[ImageSet], names: set[str], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+def _source(sample: Sample, known: Mapping[str, str]) -> str:
+    """The name of the real image that ``sample`` was made from."""
+    return known.get(sample.origin) or known.get(PurePosixPath(sample.origin).name) or sample.origin
+
+
+def _chosen(
+    arms: Sequence[ImageSet], known: Mapping[str, str], count: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
     """(arm, index) of ``count`` in-silico images by chance, as many of each arm and of as many origins as can be."""
     quotas = [0] * len(arms)
     while sum(quotas) < count and any(q < len(arm.samples) for q, arm in zip(quotas, arms, strict=True)):
@@ -168,7 +178,7 @@ def _chosen(arms: Sequence[ImageSet], names: set[str], count: int, rng: np.rando
     used: set[str] = set()
     chosen = []
     for place, (arm, quota) in enumerate(zip(arms, quotas, strict=True)):
-        sources = [Candidate(index, _source(each, names), ()) for index, each in enumerate(arm.samples)]
+        sources = [Candidate(index, _source(each, known), ()) for index, each in enumerate(arm.samples)]
         order = rng.permutation(len(sources)).tolist()
         chosen += [(place, index) for index in spread_origins(sources, order, quota, used)]
     return chosen
@@ -176,6 +186,8 @@ def _chosen(arms: Sequence[ImageSet], names: set[str], count: int, rng: np.rando
 
 def _told(picks: Sequence[tuple[int, Candidate, Candidate]], wanted: Wanted, count: int) -> list[str]:
     notes = []
+    if wanted.mode == SINGLE and wanted.count % 2:
+        notes.append(f"half of the images are real, so there are {wanted.count - 1} questions, not {wanted.count}")
     if len(picks) < count:
         what = "in-silico and as many real images" if wanted.mode == SINGLE else "pairs"
         notes.append(f"only {len(picks)} {what} are there, not {count}")

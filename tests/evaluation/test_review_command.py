@@ -70,6 +70,13 @@ def test_a_study_is_made_and_scored(real: Path, mode: str, capsys: pytest.Captur
     assert found["readers"][0]["told"]["accuracy"]["value"] == 1.0
 
 
+def test_an_odd_count_is_told(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(real, "--count", "7", "--repeats", "0") == 0
+    found = capsys.readouterr()
+    assert "so there are 6 questions, not 7" in found.err
+    assert "study:   6 questions, 0 of them repeats" in found.out
+
+
 def test_a_study_is_never_written_over(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make(real) == 0
     before = (real.parent / "study" / "key.json").read_bytes()
