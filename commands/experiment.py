@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from commands.dataset import Failed, Incomplete, Line
+from commands.dataset import Incomplete, Line
 from commands.experiment_requests import ExperimentRequest
 from commands.experiment_sets import Wanted, is_free, is_made, make_set
 from commands.experiment_setup import open_bench
 from commands.machine import choose_device
 from commands.notes import Note
+from dataset.making import Failed
 from dataset.shares import Share, share_of
 from evaluation.experiment.arms import REAL, needed_first
 from evaluation.experiment.plan import Run, described

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
 
 from commands.dataset import Line
 from commands.experiment_requests import ExperimentRequest
@@ -15,6 +15,7 @@ from dataset.shares import Share
 from evaluation.experiment.arms import METHOD_SETS, needed_first
 from evaluation.experiment.runner import Bench, waiting
 
+T = TypeVar("T")
 FEW, MORE = 2, 12
 """Optimiser steps of the two timed trainings, whose difference tells what a step takes."""
 
@@ -40,7 +41,7 @@ def describe_costs(request: ExperimentRequest, bench: Bench, share: Share) -> It
     yield Line(f"together:  {hours:.2f} h in one process; start it more than once, or with --ray, to share it out")
 
 
-def _training_seconds(bench: Bench) -> Iterator[Any]:
+def _training_seconds(bench: Bench) -> Generator[Any, None, float]:
     """Of one training with its validations and its judgement."""
     subset = min(bench.plan.subsets, key=lambda each: each.share)
     place = bench.folder.root / "work" / "trial"
@@ -68,7 +69,7 @@ def _training_seconds(bench: Bench) -> Iterator[Any]:
     return taken[0] + step * (options["steps"] - FEW) + validating * (validations - 1) + judging
 
 
-def _quietly(work: Any) -> Iterator[Any]:
+def _quietly(work: Generator[Any, None, T]) -> Generator[Any, None, T]:
     """The result of a training, of which nothing is shown."""
     from commands.experiment import Busy
 
@@ -80,7 +81,9 @@ def _quietly(work: Any) -> Iterator[Any]:
         yield Busy()
 
 
-def _image_costs(request: ExperimentRequest, bench: Bench, wanted: Wanted, share: Share) -> Iterator[Any]:
+def _image_costs(
+    request: ExperimentRequest, bench: Bench, wanted: Wanted, share: Share
+) -> Generator[Any, None, tuple[float, int]]:
     """Seconds and bytes of one image of a set. Its plan is made, and stays."""
     job = yield from _quietly(trial(request, bench, wanted, share))
     unit = job.plan.units[0]

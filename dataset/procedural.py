@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,9 @@ def _of_pattern(rng: np.random.Generator, pattern: Pattern, side: int, variation
     # A red chromogen, which takes less of blue than of green, is another assay.
     while drawn.pattern != pattern or drawn.brown[2] < drawn.brown[1]:
         drawn = random_slide(rng)
-    stains = {name: farther(getattr(drawn, name), mean, variation) for name, mean in _MEAN_STAINS.items()}
+    stains: dict[str, Any] = {
+        name: farther(getattr(drawn, name), mean, variation) for name, mean in _MEAN_STAINS.items()
+    }
     return replace(drawn, gland_scale=min(drawn.gland_scale, side / 6), **stains)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def make_copies(
     samples: Sequence[Sample],
     classes: ClassMap,
     change: Change | None = None,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """The origins under the turns of their recipes' targets; ticks for each. Raises InputError."""
     known = {each.name: each for each in samples}
 
@@ -68,7 +68,7 @@ def make_copies(
 
 def make_collages(
     folder: Path, recipes: Sequence[Recipe], samples: Sequence[Sample], classes: ClassMap, seed: int
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Images of the recipes' targets, each class filled with the origin's tissue of that class; ticks for each.
 
     A class that the origin has not is taken from another of the ``samples``, by chance; one that none has is ignored.
@@ -156,7 +156,7 @@ def _make(
     known: dict[str, Sample],
     classes: ClassMap,
     make: Callable[[Recipe], tuple[Pixels, Labels]],
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     lines = []
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
