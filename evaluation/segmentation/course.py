@@ -63,22 +63,20 @@ class Checkpoints(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Raises InputError for a file that cannot be read."""
-        return read_checkpoint(Path(path))
+        return _load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Nothing is removed before the end."""
+        """Of what passes between processes."""
+        Path(path).unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, on the CPU. Raises InputError for a file that cannot be read."""
-    if not is_file(path):
-        raise InputError(f"{shown(path)}: no file; remove the folder and train anew")
+    """A training's checkpoint, on the CPU. Raises InputError for a file that cannot be read or is none."""
+    found = _load(path)
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         course_of(found)
     except Exception as error:
-        detail = brief(" ".join(f"{type(error).__name__} {error}".split()), 80)
-        raise InputError(f"{shown(path)}: damaged ({detail}); remove the folder and train anew") from error
+        raise _damaged(path, error) from error
     return found
 
 
@@ -94,3 +92,18 @@ def is_over(course: Course, settings: TrainingSettings) -> str:
     if since >= settings.patience:
         return "patience"
     return "steps" if course.history[-1].step >= settings.steps else ""
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not is_file(path):
+        raise InputError(f"{shown(path)}: no file; remove the folder and train anew")
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    detail = brief(" ".join(f"{type(error).__name__} {error}".split()), 80)
+    return InputError(f"{shown(path)}: damaged ({detail}); remove the folder and train anew")

@@ -37,6 +37,7 @@ from imaging.output import replacing
 
 OVERLAP = 0.25
 """Of the windows of a validation, where speed counts."""
+LOGGERS = ("lightning.pytorch", "lightning.fabric")
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -142,6 +143,13 @@ class Keeper(Callback):
         """The name of its part in a checkpoint."""
         return KEEPER
 
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        """Be quiet in processes of their own, too."""
+        if trainer.world_size > 1:
+            for name in LOGGERS:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            warnings.simplefilter("ignore")
+
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, number: int) -> None:
         """Tell of a step, and stop if asked to."""
         if self.channel.stopped():
@@ -215,7 +223,7 @@ def _quietly() -> Iterator[None]:
     """Lightning's advice does not reach the user's terminal; its choice of algorithms ends with the training."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))}
+    levels = {logger: logger.level for logger in map(logging.getLogger, LOGGERS)}
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:

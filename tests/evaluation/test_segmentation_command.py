@@ -380,3 +380,4 @@ def test_two_processes_train_together(source: Path, tmp_path: Path) -> None:
     assert record["steps"] == 60
     assert record["dice"] > 0.6
     assert "step 20" in done.stdout
+    assert "weights_only" not in done.stderr
