@@ -83,7 +83,7 @@ def build_parser() -> Parser:
     add_evaluation(commands)
     add_review(commands)
     show = commands.add_parser("show", help="print the command that makes an image again", allow_abbrev=False)
-    show.add_argument("image", type=Path, metavar="IMAGE.png", help="an image that `generate` or `sample` wrote")
+    show.add_argument("image", type=Path, metavar="IMAGE", help="an image that `generate` or `sample` wrote")
     return parser
 
 

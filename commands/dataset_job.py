@@ -23,6 +23,7 @@ from commands.machine import (
     choose_budget,
     choose_device,
     choose_dtype,
+    pass_sides,
     read_batch_size,
 )
 from commands.method import method_settings
@@ -140,10 +141,16 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         loaded = _load(request, machine, loras)
         if plan is None:
             assert found is not None
-            shapes = {padded(each.candidate.shape) for each in (*found.images, *found.targets)}
-            largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-            check_memory(loaded.config, largest, machine.dtype, machine.device, folder.root, share.neighbours)
-            batch = batch_size or choose_batch(loaded.config, sorted(shapes), machine.dtype, machine.device)
+            origins = {padded(each.candidate.shape) for each in found.images}
+            targets = {padded(each.candidate.shape) for each in found.targets}
+            for shape, window in [*((s, None) for s in origins), *((s, settings.window_for(s)) for s in targets)]:
+                check_memory(loaded.config, shape, machine.dtype, machine.device, folder.root, share.neighbours, window)
+            for shape in targets:
+                settings.check_windows(shape)
+            if any(settings.window_for(shape) for shape in targets):
+                yield Note("some label maps are larger than a window: their images are made in windows (`window`)")
+            sides = sorted(origins | {pass_sides(settings, shape) for shape in targets})
+            batch = batch_size or choose_batch(loaded.config, sides, machine.dtype, machine.device)
             plan = make_plan(
                 found, content, rounds=request.rounds, variants=request.variants, seed=request.seed, batch=batch
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +22,18 @@ from commands.machine import (
     choose_budget,
     choose_device,
     choose_dtype,
+    pass_sides,
     read_batch_size,
+    whole_sides,
 )
 from commands.method import method_settings
-from commands.notes import Note, notes_on_classes, notes_on_fonts
+from commands.notes import Note, notes_on_classes, notes_on_fonts, notes_on_windows
 from commands.options import settings_record
 from commands.places import EXAMPLE_CLASSES, SMALL
 from commands.requests import GenerateRequest
 from commands.results import LATENTS, MASKS, plan_latents, refuse_foreign, replaced, write_result
+from commands.unfinished import Unfinished
+from commands.weights import weights_sha256
 from imaging.errors import InputError
 from imaging.fonts import fonts_for
 from imaging.images import crop, pad_to_multiple, read_image
@@ -36,14 +41,14 @@ from imaging.labels import ClassMap, check_same_size, read_label_set
 from imaging.output import Output, plan_outputs
 from imaging.panel import panel
 from imaging.provenance import Provenance, Value, file_sha256
+from imaging.rawfile import shown
+from imaging.windows import preview_factor, read_resolution, smaller
 from sampler.errors import SettingError
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.option import check_options
 from sampler.series import GenerationTask, Progress, generate_series
-from sampler.settings import Settings
-
-MULTIPLE = 64
+from sampler.settings import MULTIPLE, Settings
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,13 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     settings.class_intensities(len(labels.classes))
     loras = read_loras(request.lora)
     inputs = (origin_path, *masks, *(given.lora.file for given in loras))
-    planned = plan_outputs(request.output, request.target_mask, request.variants, inputs)
+    origin = pad_to_multiple(image, MULTIPLE)
+    origin_labels = None if origin_map is None else pad_to_multiple(origin_map, MULTIPLE)
+    targets = [pad_to_multiple(target, MULTIPLE) for target in target_maps]
+    for target in targets:
+        settings.check_windows(target.shape, finds_foreground=origin_map is None)
+    fields = {number for number, target in enumerate(targets) if settings.window_for(target.shape) is not None}
+    planned = plan_outputs(request.output, request.target_mask, request.variants, inputs, fields)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
     mask_files = plan_masks(request.save_masks, planned, (*inputs, weights))
@@ -99,8 +110,9 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
 
     loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
     loaded.prepack()
-    for path, shape in zip(inputs, (image.shape[:2], *(m.shape for m in labels.maps)), strict=True):
-        check_memory(loaded.config, shape, dtype, device, path)
+    check_memory(loaded.config, origin.shape[:2], dtype, device, origin_path)
+    for path, target in zip(request.target_mask, targets, strict=True):
+        check_memory(loaded.config, target.shape, dtype, device, path, window=settings.window_for(target.shape))
     details: dict[str, Value] = {
         "weights": loaded.name,
         "classes": len(labels.classes),
@@ -109,20 +121,19 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     }
     digests = {str(path): file_sha256(path) for path in dict.fromkeys(inputs)}
 
-    origin = pad_to_multiple(image, MULTIPLE)
-    padded = [pad_to_multiple(labels_of_one, MULTIPLE) for labels_of_one in labels.maps]
-    origin_labels, targets = None if origin_map is None else padded[0], padded[len(given) :]
     pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
+    padded = [*(() if origin_labels is None else (origin_labels,)), *targets]
     yield from notes_on_classes(labels, padded, pairs, masks, settings, factor)
+    yield from notes_on_windows(targets, request.target_mask, settings, factor)
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
-        sides = [(height, width) for height, width in (origin.shape[:2], *(target.shape for target in targets))]
-        batch = choose_batch(loaded.config, sides, dtype, device)
+        sides = [pass_sides(settings, target.shape) for target in targets]
+        batch = choose_batch(loaded.config, [whole_sides(origin.shape), *sides], dtype, device)
     records = [
         _record(
             request,
-            settings,
+            replace(settings, window=settings.window_for(targets[item.target].shape) or settings.window),
             labels.classes,
             item,
             task.seed,
@@ -135,22 +146,47 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
         yield from (Note(text) for text in replaced(item.image, record))
     execution = Execution(impl=impl, batch=batch, budget=budget, graphs=request.graphs)
     noted_already = False
-    for event in generate_series(loaded, tasks, settings, execution):
-        if isinstance(event, Progress):
-            yield event
-            continue
-        item, latents_path = planned[event.index], latent_files[event.index]
-        target, found = target_maps[item.target], event.found
-        if found is not None and not noted_already:
-            for note in noted(found, item.image):
-                noted_already = True
-                yield note
-        pixels = crop(event.image, *target.shape)
-        foregrounds = pixel_masks(found, factor, image.shape[:2], target.shape)
-        sheet = panel(image, origin_map, target, pixels, labels.classes.names, fonts, foregrounds)
-        record, pictures = recorded(records[event.index], found), mask_images(mask_files[event.index], foregrounds)
-        write_result(item, latents_path, pixels, sheet, event.latents, record, pictures)
-        yield Written(item.image, item.panel, latents_path, mask_files[event.index])
+    with contextlib.ExitStack() as stack:
+        known = weights_sha256(request.weights) if fields else ""
+        unfinished = {
+            index: stack.enter_context(Unfinished(item.image, records[index], known))
+            for index, item in enumerate(planned)
+            if item.target in fields
+        }
+        for index, place in unfinished.items():
+            tasks[index] = replace(tasks[index], reached=place.found())
+            if tasks[index].reached is not None:
+                yield Note(f"{planned[index].image}: goes on where an earlier run ended, by {shown(place.path)}")
+        for event in generate_series(loaded, tasks, settings, execution):
+            if isinstance(event, Progress):
+                if event.reached is not None:
+                    unfinished[event.index].reached(event.reached)
+                yield event
+                continue
+            item, latents_path = planned[event.index], latent_files[event.index]
+            target, found = target_maps[item.target], event.found
+            if found is not None and not noted_already:
+                for note in noted(found, item.image):
+                    noted_already = True
+                    yield note
+            pixels = crop(event.image, *target.shape)
+            foregrounds = pixel_masks(found, factor, image.shape[:2], target.shape)
+            less = preview_factor(*target.shape)
+            sheet = panel(
+                smaller(image, less),
+                None if origin_map is None else smaller(origin_map, less),
+                smaller(target, less),
+                smaller(pixels, less),
+                labels.classes.names,
+                fonts,
+                None if foregrounds is None else (smaller(foregrounds[0], less), smaller(foregrounds[1], less)),
+            )
+            record, pictures = recorded(records[event.index], found), mask_images(mask_files[event.index], foregrounds)
+            resolution = read_resolution(request.target_mask[item.target])
+            write_result(item, latents_path, pixels, sheet, event.latents, record, resolution, pictures)
+            if event.index in unfinished:
+                unfinished[event.index].remove()
+            yield Written(item.image, item.panel, latents_path, mask_files[event.index])
 
 
 def with_example(request: GenerateRequest) -> GenerateRequest:

@@ -13,7 +13,9 @@ from imaging.errors import InputError
 from kernels.onednn import has_bfloat16
 from model.config import ModelConfig
 from model.files import shown, shown_name
+from model.vae import BAND, LARGEST_HELD
 from sampler.feature_cache import CacheBudget, feature_bytes
+from sampler.settings import Settings
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TORCH_NAMES = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
@@ -22,6 +24,8 @@ GPU_BATCH = 16
 CPU_PIXELS = 8 * 128**2
 """On a CPU as many small images go through the networks at once as have about so many pixels together."""
 ASSUMED_FREE = 4 * 2**30
+PIXEL_BYTES = 48
+"""Of an image and its label map beside the networks: labels as read and padded, RGB in float32 and in bytes."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,6 +94,18 @@ def read_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def whole_sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an image of ``shape``."""
+    height, width = shape
+    return height, width
+
+
+def pass_sides(settings: Settings, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of what goes through the UNet at once of a target of ``shape``: itself or a window."""
+    window = settings.window_for(shape)
+    return whole_sides(shape if window is None else tuple(min(side, window) for side in shape))
+
+
 def choose_batch(
     config: ModelConfig, shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device
 ) -> int:
@@ -135,14 +151,21 @@ def choose_budget(text: str, device: torch.device, sharers: int = 1) -> CacheBud
     return CacheBudget(places.get("device", 0), places.get("host", 0), places.get("disk", 0))
 
 
-def wanted_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype) -> int:
-    """Roughly the memory that one image of ``height`` × ``width`` px takes besides the weights.
+def wanted_bytes(config: ModelConfig, height: int, width: int, dtype: torch.dtype, window: int | None = None) -> int:
+    """Roughly the memory that one image of ``height`` × ``width`` px takes besides the weights, in windows or not.
 
-    The largest moment is the decoder's last stage: its input, the normalised copy, the convolution's padded copy
-    and its output, at most ``block_out_channels[1]`` channels each, at full resolution.
+    In the autoencoder the largest moment is the decoder's last stage: its input, the normalised copy, the convolution's
+    padded copy and its output, at most ``block_out_channels[1]`` channels each, at full resolution; of a field the
+    largest features that are held beside a few bands, or what the attention in the middle takes. Before and after
+    them stand images in float32 and what was read, and in the UNet one image or window.
     """
-    block_out_channels = config.vae.block_out_channels
-    return 4 * block_out_channels[min(1, len(block_out_channels) - 1)] * height * width * dtype.itemsize
+    block_out_channels, factor = config.vae.block_out_channels, config.vae.factor
+    widest = block_out_channels[min(1, len(block_out_channels) - 1)] * height * width * dtype.itemsize
+    middle = 8 * block_out_channels[-1] * height * width // factor**2 * dtype.itemsize
+    in_bands = max(LARGEST_HELD + 8 * BAND * dtype.itemsize, middle)
+    vae = in_bands if widest > LARGEST_HELD else max(4 * widest, middle)
+    sides = (height, width) if window is None else (min(height, window), min(width, window))
+    return max(vae, unet_bytes(config, *sides, dtype)) + PIXEL_BYTES * height * width
 
 
 def free_bytes(device: torch.device) -> int:
@@ -169,13 +192,15 @@ def check_memory(
     device: torch.device,
     name: os.PathLike[str],
     sharers: int = 1,
+    window: int | None = None,
 ) -> None:
     """Raise InputError, saying how much memory ``name`` of ``shape`` [H, W] would want, if more than is free.
 
-    On a CPU each of ``sharers`` processes has its part of that.
+    ``window`` is the side of the windows that it goes through the UNet in, if it does. On a CPU each of ``sharers``
+    processes has its part of that.
     """
     height, width = shape
-    wanted, free = wanted_bytes(config, height, width, dtype), free_bytes(device)
+    wanted, free = wanted_bytes(config, height, width, dtype, window), free_bytes(device)
     free = free // sharers if device.type == "cpu" else free
     if wanted > free:
         raise InputError(

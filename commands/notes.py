@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imaging.labels import LabelSet
 from imaging.rawfile import shown
+from sampler.field_denoising import layout_of
 from sampler.inputs import TransferInputs
 from sampler.masks import vanishing_classes
 from sampler.settings import Settings
@@ -61,6 +62,19 @@ def notes_on_classes(
             yield Note(
                 f"{shown(path)}: {_class(names[label])} covers fewer than 2 latent positions of the origin or of the "
                 "target; its statistics are left as they are"
+            )
+
+
+def notes_on_windows(
+    targets: Sequence[NDArray[np.int64]], paths: Sequence[Path], settings: Settings, factor: int
+) -> Iterator[Note]:
+    """One note for each padded target [H', W'], of the file at the same place of ``paths``, that goes in windows."""
+    for path, target in zip(paths, targets, strict=True):
+        layout, side = layout_of(settings, target.shape, factor), settings.window_for(target.shape)
+        if layout is not None:
+            yield Note(
+                f"{shown(path)}: made in {len(layout.windows)} windows of {side} px that overlap by "
+                f"{settings.window_overlap} px at least (`window` and `window_overlap` say otherwise)"
             )
 
 

@@ -226,7 +226,7 @@ def settings_record(settings: Settings) -> dict[str, str | bool]:
     result: dict[str, str | bool] = {}
     for field, said in options_of(Settings):
         value: Any = settings.start_step if field.name == "skip_steps" else getattr(settings, field.name)
-        if field.name in ("class_values", "domain", "nouns") and value is None:
+        if field.name in ("class_values", "domain", "nouns", "window") and value is None:
             continue
         name = flag_of(field.name).removeprefix("--")
         result[name] = value if said.metavar is None else as_text(value)

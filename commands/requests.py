@@ -84,6 +84,7 @@ class MethodRequest(Request):
 class GenerateRequest(MethodRequest):
     """What the user asked of `generate`."""
 
+    output: Path = option(Path("output"), "PATH", "a .png or .tif file, or a folder")
     origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
     origin_mask: Path | None = option(None, "MASK", "its label map, of the same size; alaluf does without")
     target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")

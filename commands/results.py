@@ -17,6 +17,7 @@ from imaging.errors import InputError
 from imaging.images import encode_png
 from imaging.output import Output, check_output_file, is_within, replacing
 from imaging.provenance import KEY, Provenance, parse_provenance, read_provenance
+from imaging.windows import SUFFIXES, Resolution, encode_tiff
 from model.checkpoint.tensors import CheckpointIndex, read_index
 from model.errors import CheckpointError
 from model.files import exists, is_folder
@@ -89,21 +90,24 @@ def write_result(
     sheet: NDArray[np.uint8],
     latents: Tensor,
     record: Provenance,
+    resolution: Resolution | None,
     masks: Mapping[Path, NDArray[np.uint8]] | None = None,
 ) -> None:
     """Write an image [H, W, 3], its panel and, where asked for, its ``latents`` [1, 4, h, w] and ``masks`` [·, ·]: all
     of them or none.
 
     The image comes last: where it is, the others are too. Latents and masks of an image whose place it takes are
-    removed.
+    removed. A TIFF has the ``resolution``.
     """
     text = record.text()
     old = record_at(item.image) if os.path.lexists(item.image) else None
     stale = [] if old is None else [*_stale_masks(old, record)]
     latents_of_old = None if old is None else _stale_latents(old, record)
     stale += [] if latents_of_old is None else [latents_of_old]
+    as_tiff = item.image.suffix.lower() in SUFFIXES
+    image = encode_tiff(pixels, text, resolution) if as_tiff else encode_png(pixels, text)
     files = {path: encode_png(mask, text) for path, mask in (masks or {}).items()}
-    files |= {item.panel: encode_png(sheet, text), item.image: encode_png(pixels, text)}
+    files |= {item.panel: encode_png(sheet, text), item.image: image}
     if latents_path is not None:
         # To bytes first: safetensors' own files are for their owner alone, whatever the umask says.
         tensors = {LATENTS: latents.contiguous()}

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +67,14 @@ def plan_outputs(
     targets: Sequence[str | os.PathLike[str]],
     variants: int,
     inputs: Sequence[str | os.PathLike[str]],
+    fields: Collection[int] | None = None,
 ) -> list[Output]:
     """Name every file of a run, target after target and variant after variant, and check that they can be written.
 
     ``output`` ending in ``.png`` names the image; with several targets or variants their stem and number are added
     to it (``new-target_a-2.png``). Anything else is a folder, made if need be, in which an image is called after its
-    target mask. A panel has ``-panel`` after the image's name.
+    target mask. A panel is a PNG with ``-panel`` after the image's name. With ``fields`` images may be TIFF: where
+    ``output`` ends in ``.tif`` or ``.tiff``, and in a folder those of the targets with these numbers.
 
     Raises:
         InputError: the folder cannot be made or written, ``output`` ends in another image format, or a file of the
@@ -83,9 +85,12 @@ def plan_outputs(
     if not targets or variants < 1:
         raise ValueError(f"nothing to name: {len(targets)} targets, {variants} variants")
     suffix = output.suffix.lower()
-    if suffix in {".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}:
-        raise InputError(f"{output}: images are written as PNG; end the name of `output` in .png")
-    as_file = suffix == ".png" and not os.path.isdir(output)
+    written = {".png": "PNG"} | ({} if fields is None else {".tif": "TIFF", ".tiff": "TIFF"})
+    if suffix in {".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"} - set(written):
+        kinds = " or ".join(dict.fromkeys(written.values()))
+        ends = " or ".join(list(written)[:2])
+        raise InputError(f"{output}: images are written as {kinds}; end the name of `output` in {ends}")
+    as_file = suffix in written and not os.path.isdir(output)
     folder = output.parent if as_file else output
     _check_folder(folder)
 
@@ -95,10 +100,13 @@ def plan_outputs(
         parts = [output.stem] if as_file else []
         if not as_file or len(targets) > 1:
             parts.append(Path(target).stem)
+        ending = output.suffix if as_file and suffix != ".png" else ".png"
+        if not as_file and fields is not None and index in fields:
+            ending = ".tif"
         for variant in range(variants):
             number = [str(variant + 1).zfill(len(str(variants)))] if variants > 1 else []
             stem = _free("-".join(parts + number), taken)
-            planned.append(Output(index, variant, folder / f"{stem}.png", folder / f"{stem}-panel.png"))
+            planned.append(Output(index, variant, folder / f"{stem}{ending}", folder / f"{stem}-panel.png"))
     for item in planned:
         for path in (item.image, item.panel):
             _check_file(path, inputs)

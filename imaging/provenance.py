@@ -1,4 +1,4 @@
-"""What an image says about how it was made: settings as JSON in the PNG's text metadata."""
+"""What an image says about how it was made: settings as JSON in a PNG's text metadata, or in a TIFF's description."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shlex
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from imaging.errors import InputError, brief
 from imaging.rawfile import is_file
@@ -23,6 +24,21 @@ KEY = "stainloom"
 
 Value: TypeAlias = str | int | float | bool | Sequence["Value"] | None
 
+_DESCRIPTION = 270
+_OURS = re.compile(rf'\{{"program": "{PROGRAM}"')
+# What Pillow raises where a file's tables contradict themselves.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -42,7 +58,7 @@ class Provenance:
     details: Mapping[str, Value] = field(default_factory=dict)
 
     def text(self) -> dict[str, str]:
-        """The PNG text entries, to be given to :func:`imaging.images.write_png`.
+        """The text entries, for :func:`imaging.images.write_png` or :func:`imaging.windows.encode_tiff`.
 
         Raises:
             ValueError, TypeError: a value that JSON cannot hold, such as NaN or an object.
@@ -52,10 +68,10 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """Read the record of a PNG that :meth:`Provenance.text` was written to.
+    """Read the record of a PNG or TIFF that :meth:`Provenance.text` was written to.
 
     Raises:
-        InputError: the file is missing, not a PNG, damaged, or has no (readable) record.
+        InputError: the file is missing, neither PNG nor TIFF, damaged, or has no (readable) record.
     """
     path = Path(path)
     if not is_file(path):
@@ -64,11 +80,11 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         with warnings.catch_warnings():
             # Nothing but the text is read, however many pixels there are.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG",)) as image:
-                text = getattr(image, "text", {}).get(KEY)
+            with Image.open(path, formats=("PNG", "TIFF")) as image:
+                text = _record_in(image)
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a PNG image; give an image that {PROGRAM} wrote") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a PNG or TIFF image; give an image that {PROGRAM} wrote") from error
+    except _DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({brief(str(error))}); copy it again") from error
     if text is None:
         raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
@@ -78,6 +94,14 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         raise InputError(
             f"{path}: its record cannot be read ({brief(str(error))}); give an image as {PROGRAM} wrote it"
         ) from error
+
+
+def _record_in(image: Image.Image) -> str | None:
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return getattr(image, "text", {}).get(KEY)
+    # Other programs describe their images too, in their own way.
+    described = image.tag_v2.get(_DESCRIPTION)
+    return described if isinstance(described, str) and _OURS.match(described) else None
 
 
 def parse_provenance(text: str) -> Provenance:

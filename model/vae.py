@@ -5,7 +5,7 @@ Parameter names are those of the published diffusers checkpoints (their present 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -18,12 +18,18 @@ from model.config import VAEConfig
 from model.cpu_layers import Conv2d, Linear
 from model.host_memory import trim_heap
 from model.layers import Downsample, ResnetBlock, Upsample, normalise
+from model.vae_bands import Convolved, Downsampled, Held, Rows, Upsampled, held_if_small, norm, stage, whole
 from model.vae_rows import output_in_row_chunks, resnet_in_row_chunks, upsample_in_row_chunks
 
 LARGEST_WHOLE = {"cpu": 256 * 256, "cuda": 768 * 768}
 """Pixels of the largest image that goes through as a whole. Bands cost a GPU launches and a CPU little."""
 CHUNK = {"cpu": 2**19, "cuda": 2**24}
 """Values of the features in a chunk of a larger image: on a CPU a chunk stays in the cache."""
+
+LARGEST_HELD = 2**31
+"""Bytes of the largest features that are held whole; images with larger ones go through in bands."""
+BAND = 2**26
+"""Values of a band's widest features."""
 
 
 class GridAttention(nn.Module):
@@ -122,10 +128,23 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(block_out_channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
-        h = self.conv_in(image)
-        for block in self.down_blocks:
-            h = block(h, impl, chunk)
+        if _is_field(image, self.conv_in.out_channels, image.shape[2:]):
+            h = self._in_bands(image)
+        else:
+            h = self.conv_in(image)
+            for block in self.down_blocks:
+                h = block(h, impl, chunk)
         return self.conv_out(normalise(self.conv_norm_out, self.mid_block(h, impl), silu=True, impl=impl))
+
+    def _in_bands(self, image: Tensor) -> Tensor:
+        held, values = LARGEST_HELD, BAND
+        h: Rows = Convolved(Held(image), self.conv_in)
+        for block in self.down_blocks:
+            h = stage(h, cast("Sequence[ResnetBlock]", block.resnets), values)
+            for downsample in cast("Iterable[Downsample]", block.downsamplers):
+                h = Downsampled(h, downsample)
+            h = held_if_small(h, image.itemsize, held, values)
+        return whole(h, values)
 
 
 class Decoder(nn.Module):
@@ -137,6 +156,7 @@ class Decoder(nn.Module):
         self.conv_in = Conv2d(config.latent_channels, block_out_channels[-1], 3, padding=1)
         self.mid_block = Middle(config)
         self.up_blocks = nn.ModuleList()
+        self.widest = block_out_channels[min(1, len(block_out_channels) - 1)]  # at the image's resolution
         for level in reversed(range(len(block_out_channels))):
             ins = [block_out_channels[min(level + 1, len(block_out_channels) - 1)]] + [
                 block_out_channels[level]
@@ -147,11 +167,25 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor, impl: Implementation, chunk: int | None) -> Tensor:
         h = self.mid_block(self.conv_in(latents), impl)
+        sides = [side * 2 ** (len(self.up_blocks) - 1) for side in latents.shape[2:]]
+        if _is_field(latents, self.widest, sides):
+            return self._in_bands(h)
         for block in self.up_blocks:
             h = block(h, impl, chunk)
         if chunk is not None:
             return output_in_row_chunks(self.conv_norm_out, self.conv_out, h, _rows(h, chunk))
         return self.conv_out(normalise(self.conv_norm_out, h, silu=True, impl=impl))
+
+    def _in_bands(self, middle: Tensor) -> Tensor:
+        held, values = LARGEST_HELD, BAND
+        h: Rows = Held(middle)
+        for block in self.up_blocks:
+            h = held_if_small(
+                stage(h, cast("Sequence[ResnetBlock]", block.resnets), values), middle.itemsize, held, values
+            )
+            for upsample in cast("Iterable[Upsample]", block.upsamplers):
+                h = Upsampled(h, upsample)
+        return whole(Convolved(h, self.conv_out, norm(self.conv_norm_out, h, values)), values)
 
 
 class VAE(nn.Module):
@@ -199,6 +233,11 @@ class VAE(nn.Module):
         device = "cpu" if x.device.type == "cpu" else "cuda"
         whole = x.shape[-2] * x.shape[-1] * pixels <= LARGEST_WHOLE[device]
         return CHUNK[device] if chunk is None and not whole else chunk
+
+
+def _is_field(x: Tensor, channels: int, sides: Sequence[int]) -> bool:
+    """Whether features of ``channels`` on a grid of ``sides`` are too large to be held, in the type of ``x``."""
+    return len(x) * channels * sides[0] * sides[1] * x.itemsize > LARGEST_HELD
 
 
 def _rows(x: Tensor, chunk: int) -> int:

@@ -84,8 +84,15 @@ def _row_chunks(
 
 def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     """The group norm by the statistics of the whole of ``x``, then SiLU, as a function of some of its rows."""
-    mean, variance = _statistics(x, norm.num_groups, rows)
-    each = x.shape[1] // norm.num_groups
+    statistics = Statistics(norm.num_groups)
+    for top in range(0, x.shape[2], rows):
+        statistics.see(x[:, :, top : top + rows])
+    return normaliser(norm, *statistics.result())
+
+
+def normaliser(norm: nn.GroupNorm, mean: Tensor, variance: Tensor) -> Callable[[Tensor], Tensor]:
+    """The group norm by these statistics, [B, groups], then SiLU, as a function of some rows."""
+    each = norm.num_channels // norm.num_groups
     centre = mean.repeat_interleave(each, 1)[:, :, None, None]  # [B, C, 1, 1]
     scale = (variance + norm.eps).rsqrt().repeat_interleave(each, 1) * norm.weight
     scale, bias = scale[:, :, None, None], norm.bias.to(scale.dtype)[:, None, None]
@@ -96,21 +103,29 @@ def _normaliser(norm: nn.GroupNorm, x: Tensor, rows: int) -> Callable[[Tensor], 
     return normalise
 
 
-def _statistics(x: Tensor, groups: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each group, [B, groups], merged from chunks (Chan et al., 1983)."""
-    dtype = accumulator(x.dtype)
-    batch, channels = x.shape[:2]
-    mean = torch.zeros(batch, groups, dtype=dtype, device=x.device)
-    squares, count = torch.zeros_like(mean), 0
-    for top in range(0, x.shape[2], rows):
-        chunk = x[:, :, top : top + rows]
-        size = chunk[0].numel() // groups
+class Statistics:
+    """Mean and biased variance of each group of channels, merged from chunks of rows (Chan et al., 1983)."""
+
+    def __init__(self, groups: int) -> None:
+        self._groups, self._count = groups, 0
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def see(self, chunk: Tensor) -> None:
+        """Take rows [B, C, h, W] in."""
+        dtype, (batch, channels) = accumulator(chunk.dtype), chunk.shape[:2]
+        size = chunk[0].numel() // self._groups
         # Sums by channel come first: they are quick in either layout.
-        own = chunk.sum((2, 3), dtype=dtype).view(batch, groups, -1).sum(2) / size
-        centre = own.repeat_interleave(channels // groups, 1)[:, :, None, None]
-        inner = (chunk - centre).square_().sum((2, 3)).view(batch, groups, -1).sum(2)
-        away = own - mean
+        own = chunk.sum((2, 3), dtype=dtype).view(batch, self._groups, -1).sum(2) / size
+        centre = own.repeat_interleave(channels // self._groups, 1)[:, :, None, None]
+        inner = (chunk - centre).square_().sum((2, 3)).view(batch, self._groups, -1).sum(2)
+        mean, squares = (torch.zeros_like(own), torch.zeros_like(own)) if self._found is None else self._found
+        away, count = own - mean, self._count
         mean = mean + away * (size / (count + size))
         squares = squares + inner + away.square() * (count * size / (count + size))
-        count += size
-    return mean, squares / count
+        self._found, self._count = (mean, squares), count + size
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Both, [B, groups]."""
+        if self._found is None:
+            raise ValueError("there are no rows")
+        return self._found[0], self._found[1] / self._count

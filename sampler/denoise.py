@@ -48,17 +48,8 @@ def denoise(
         # Steps 1 to 4: the prediction, from z_out's own keys and values and from another image's.
         from_structure = settings.swaps_in_structure(j)
         features = (of_structure if from_structure else of_origin).at(i)
-        guidance = settings.swap_guidance(j)
-        if not features:
-            eps = denoiser(z, step.t).eps
-        else:
-            classes = attention_classes(images, num_classes, settings, features, from_structure=from_structure)
-            kv_source = KVSource(features, settings.contrast, impl, classes)
-            if guidance is None:
-                eps = denoiser(z, step.t, kv_source=kv_source).eps
-            else:
-                eps_self, eps_cross = denoiser.self_and_cross(z, step.t, kv_source)
-                eps = eps_self + guidance * (eps_cross - eps_self)
+        classes = attention_classes(images, num_classes, settings, features, from_structure=from_structure)
+        eps = predict(denoiser, z, step.t, KVSource(features, settings.contrast, impl, classes), settings, j)
 
         # Step 5: towards the clean image, with the structure's noise.
         z = denoise_step(z, eps, step, None if i == len(schedule) - 1 else images.noise(i))
@@ -70,3 +61,16 @@ def denoise(
             # The labels are one more than the classes: positions of no class are never matched.
             z = masked_adain(z, x, *labels, classes=matched, num_classes=adain_classes + 1, impl=impl)
         yield z
+
+
+def predict(
+    denoiser: TextConditionedUNet, z: Tensor, t: int, kv_source: KVSource, settings: Settings, j: int
+) -> Tensor:
+    """eps of steps 1 to 4 for ``z`` [B, 4, h', w'] at executed step ``j``; a source without features swaps nothing."""
+    if not kv_source.features:
+        return denoiser(z, t).eps
+    guidance = settings.swap_guidance(j)
+    if guidance is None:
+        return denoiser(z, t, kv_source=kv_source).eps
+    eps_self, eps_cross = denoiser.self_and_cross(z, t, kv_source)
+    return eps_self + guidance * (eps_cross - eps_self)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import StableDiffusion
+from model.unet_blocks import Layer
 from sampler.conditioned_unet import TextConditionedUNet
 from sampler.execution import Execution
 from sampler.inputs import to_unit_range
@@ -72,6 +73,6 @@ class ImageFeatures:
         return found
 
 
-def _running_order(item: tuple[tuple[int, int], torch.Tensor]) -> tuple[int, int]:
-    (level, position), _ = item
-    return -level, position
+def _running_order(item: tuple[Layer, torch.Tensor]) -> tuple[int, int]:
+    layer, _ = item
+    return -layer.level, layer.position

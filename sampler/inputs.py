@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,61 @@ class Noise:
     fresh: Tensor | None
 
 
+@dataclass(frozen=True)
+class DrawnSteps:
+    """Noise of every step, each [4, h', w'], that is drawn again where it is asked for: a large field's is not held.
+
+    ``states`` are the generator's before each step.
+    """
+
+    shape: tuple[int, ...]
+    states: Sequence[Tensor]
+
+    @staticmethod
+    def of(generator: torch.Generator, count: int, shape: tuple[int, ...]) -> DrawnSteps:
+        """The next ``count`` steps of ``generator``, which is past them afterwards: as if all were drawn at once."""
+        states = []
+        for _ in range(count):
+            states.append(generator.get_state())
+            torch.randn(shape, generator=generator, dtype=torch.float32)
+        return DrawnSteps(shape, states)
+
+    def at(self, i: int) -> Tensor:
+        """The noise of step ``i``."""
+        generator = torch.Generator().set_state(self.states[i])
+        return torch.randn(self.shape, generator=generator, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class FieldNoise:
+    """As `Noise`, of the same numbers, for a field in windows."""
+
+    structure_image: Tensor
+    origin: Tensor
+    structure: DrawnSteps
+    fresh: DrawnSteps | None
+
+
+def draw_field_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> FieldNoise:
+    """As `draw_noise`, step by step."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (side // factor for side in inputs.target_labels.shape)
+    painted = _painted(inputs, settings, generator)
+    origin = torch.randn(
+        (settings.steps, channels, *(side // factor for side in inputs.origin.shape[:2])),
+        generator=generator,
+        dtype=torch.float32,
+    )
+    structure = DrawnSteps.of(generator, settings.steps, (channels, height, width))
+    fresh = DrawnSteps.of(generator, settings.steps, structure.shape) if settings.fresh_noise > 0.0 else None
+    return FieldNoise(painted, origin, structure, fresh)
+
+
+def _painted(inputs: TransferInputs, settings: Settings, generator: torch.Generator) -> Tensor:
+    intensities = settings.class_intensities(inputs.num_classes)
+    return structure_image(torch.from_numpy(inputs.target_labels), intensities, settings.mask_noise, generator)
+
+
 def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> Noise:
     """Draw everything from one CPU generator in float32, in the order of docs/method.md, "Randomness".
 
@@ -67,8 +123,7 @@ def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: 
         shape = (settings.steps, channels, height // factor, width // factor)
         return torch.randn(shape, generator=generator, dtype=torch.float32)
 
-    intensities = settings.class_intensities(inputs.num_classes)
-    painted = structure_image(torch.from_numpy(inputs.target_labels), intensities, settings.mask_noise, generator)
+    painted = _painted(inputs, settings, generator)
     origin = per_step(inputs.origin.shape[:2])
     structure = per_step(inputs.target_labels.shape)
     fresh = per_step(inputs.target_labels.shape) if settings.fresh_noise > 0.0 else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,8 +18,9 @@ def structure_image(
     """
     values = [*intensities, sum(intensities) / len(intensities)]
     painted = torch.tensor(values, dtype=torch.float32)[labels.cpu()].expand(3, -1, -1)  # [3, H, W]
-    noise = torch.randn(painted.shape, generator=generator, dtype=torch.float32)
-    return ((painted + variance**0.5 * noise).clamp(0.0, 1.0) * 2.0 - 1.0)[None]
+    image = torch.randn(painted.shape, generator=generator, dtype=torch.float32)
+    # In place: the image of a large field takes long to copy.
+    return image.mul_(variance**0.5).add_(painted).clamp_(0.0, 1.0).mul_(2.0).sub_(1.0)[None]
 
 
 def latent_labels(labels: Tensor, num_classes: int, factor: int) -> Tensor:
@@ -36,16 +36,18 @@ def latent_labels(labels: Tensor, num_classes: int, factor: int) -> Tensor:
         raise ValueError(f"label map of {height}×{width}: both sides must be multiples of {factor}")
     if int(labels.min()) < 0 or int(labels.max()) > num_classes:
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())} for {num_classes} classes")
-    one_hot = F.one_hot(labels.long(), num_classes + 1).to(torch.int32)
-    squares = one_hot.reshape(height // factor, factor, width // factor, factor, num_classes + 1)
-    counts = squares.sum(dim=(1, 3))
-    # argmax promises no particular index among equals; counting down from the top class does.
-    best = torch.zeros_like(counts[..., 0], dtype=torch.int64)
-    most = counts[..., 0]
+    squares = labels.reshape(height // factor, factor, width // factor, factor)
+
+    def count(label: int) -> Tensor:
+        return (squares == label).sum(dim=(1, 3))
+
+    # One class after the other: all one-hot maps of a large field would not fit. The first of equals stays.
+    most = count(0)
+    best = torch.zeros_like(most)
     for label in range(1, num_classes + 1):
-        better = counts[..., label] > most
-        best = torch.where(better, label, best)
-        most = torch.where(better, counts[..., label], most)
+        counted = count(label)
+        best = torch.where(counted > most, label, best)
+        most = torch.maximum(counted, most)
     return best
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,13 +141,28 @@ def attention_classes(
     images: PairBatch, num_classes: int, settings: Settings, features: AttentionFeatures, *, from_structure: bool
 ) -> dict[int, Classes]:
     """The classes that attention is to know, by level; none in the method itself."""
+    return classes_of(
+        images.target_labels, images.origin_labels, num_classes, settings, features, from_structure=from_structure
+    )
+
+
+def classes_of(
+    target_labels: Callable[[int], Tensor],
+    origin_labels: Callable[[int], Tensor],
+    num_classes: int,
+    settings: Settings,
+    features: AttentionFeatures,
+    *,
+    from_structure: bool,
+) -> dict[int, Classes]:
+    """As `attention_classes`, from labels [B, h', w'] and [B or 1, h, w] by level."""
     class_adain = settings.adain_features and not from_structure
     if not (class_adain or settings.within_class_attention):
         return {}
     result = {}
     for level in {layer.level for layer in features}:
-        queries = images.target_labels(level).flatten(1)
-        keys = queries if from_structure else images.origin_labels(level).flatten(1)
+        queries = target_labels(level).flatten(1)
+        keys = queries if from_structure else origin_labels(level).flatten(1)
         # Queries of no class (label C) look at all keys and keep their statistics: no key may have their label.
         keys = torch.where(keys == num_classes, num_classes + 1, keys).expand(len(queries), -1)
         result[level] = Classes(queries, keys, num_classes + 2, settings.within_class_attention, class_adain)

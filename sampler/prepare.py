@@ -162,14 +162,17 @@ def structure_plan(settings: Settings, look: LayerSchedule | None = None) -> Inv
 
 
 def build_origin(
-    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Noise, cache: FeatureCache
+    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Tensor, cache: FeatureCache
 ) -> Generator[None, None, Origin]:
-    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w]; yields after each network call."""
+    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w] with ``noise`` [T, 4, h, w].
+
+    Yields after each network call.
+    """
     given = inputs.origin_labels
     labels = pipeline.labels(
         np.zeros(inputs.origin.shape[:2], dtype=np.int64) if given is None else given, inputs.num_classes
     )
-    trajectory = yield from pipeline.invert(plan.inversion, clean, noise.origin, cache.put)
+    trajectory = yield from pipeline.invert(plan.inversion, clean, noise, cache.put)
     cached = dict(trajectory.cached)
     features = Features(pipeline.text, trajectory.latents, pipeline.schedule, plan.cached, {}, pipeline.execution.batch)
     for i in plan.cached:

@@ -18,7 +18,8 @@ from sampler.denoise import denoise
 from sampler.errors import NotFiniteError
 from sampler.execution import Execution
 from sampler.feature_cache import FeatureCache
-from sampler.inputs import TransferInputs, draw_noise, to_pixels, to_unit_range
+from sampler.field_denoising import Field, FieldSteps, Reached, denoise_field
+from sampler.inputs import FieldNoise, TransferInputs, draw_field_noise, draw_noise, to_pixels, to_unit_range
 from sampler.pairs import Origin, Structure, TransferPair
 from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
 from sampler.self_segmentation import FoundMasks
@@ -30,12 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units of a phase are finished, for ``images`` images at once."""
+    """``done`` of ``total`` units of a phase are finished, for ``images`` images at once.
+
+    At the end of each step of a field in windows, ``reached`` is what the task at place ``index`` can go on from later.
+    """
 
     phase: Phase
     done: int
     total: int
     images: int = 1
+    index: int = 0
+    reached: Reached | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,11 @@ class Result:
 
 @dataclass(frozen=True)
 class GenerationTask:
-    """One image of a series."""
+    """One image of a series; ``reached`` is where an earlier run of the same ended, for a field in windows."""
 
     inputs: TransferInputs
     seed: int
+    reached: Reached | None = None
 
     def origin_key(self, settings: Settings) -> Hashable:
         """Equal for tasks whose `Origin` is the same.
@@ -122,8 +129,13 @@ def run_series(
             members = [tasks[index] for index in batch]
             later = [tasks[index] for other in batches[number + 1 :] for index in other]
             yield from shared.prepare(members, later)
-            found = [pair.found for pair in shared.pairs(members)]
-            z = yield from _denoise(pipeline, members, shared.pairs(members))
+            found: list[FoundMasks | None] = [None] * len(members)
+            if shared.in_windows(members[0]):
+                z = yield from _denoise_fields(pipeline, members, batch, shared)
+            else:
+                pairs = shared.pairs(members)
+                found = [pair.found for pair in pairs]
+                z = yield from _denoise(pipeline, members, pairs)
             # Decoding takes the most memory, so what no later image needs is given up before.
             shared.forget_all_but(later)
             if pipeline.device.type == "cpu":
@@ -150,6 +162,15 @@ class _Shared:
         self._pipeline, self._cache, self._settings = pipeline, cache, pipeline.settings
         self._origins: dict[Hashable, Origin] = {}
         self._structures: dict[Hashable, Structure] = {}
+        self._fields: dict[Hashable, Field] = {}
+
+    def in_windows(self, task: GenerationTask) -> bool:
+        """Whether the target of ``task`` is larger than a window."""
+        return self._settings.window_for(task.inputs.target_labels.shape) is not None
+
+    def field(self, task: GenerationTask) -> tuple[Origin, Field]:
+        """Of a task in windows that `prepare` has seen."""
+        return self._origins[task.origin_key(self._settings)], self._fields[task.structure_key]
 
     def pairs(self, tasks: Sequence[GenerationTask]) -> list[TransferPair]:
         """Of tasks that `prepare` has seen."""
@@ -163,32 +184,40 @@ class _Shared:
         pipeline, settings = self._pipeline, self._settings
         reused = {task.origin_key(settings) for task in later}
         origins = {key: task for task in members if (key := task.origin_key(settings)) not in self._origins}
-        structures = {key: task for task in members if (key := task.structure_key) not in self._structures}
+        windows = self.in_windows(members[0])
+        there = {**self._structures, **self._fields}
+        structures = {key: task for task in members if (key := task.structure_key) not in there}
         config = pipeline.model.config.vae
+        draw = draw_field_noise if windows else draw_noise
         noises = {
-            id(task): draw_noise(task.seed, task.inputs, settings, config.latent_channels, config.factor)
+            id(task): draw(task.seed, task.inputs, settings, config.latent_channels, config.factor)
             for task in (*origins.values(), *structures.values())
         }
-        images = [to_unit_range(task.inputs.origin) for task in origins.values()]
-        images += [noises[id(task)].structure_image for task in structures.values()]
-        clean: list[Tensor] = []
-        for image in images:
-            yield Progress("encode", len(clean), len(images), len(members))
-            clean.append(pipeline.encode(image))
-        yield Progress("encode", len(clean), len(images), len(members))
+        images = {key: to_unit_range(task.inputs.origin) for key, task in origins.items()}
+        known = {key: task.reached.tensors["clean"] for key, task in structures.items() if task.reached is not None}
+        images |= {key: noises[id(task)].structure_image for key, task in structures.items() if key not in known}
+        latents = {key: clean.to(pipeline.device, pipeline.exact) for key, clean in known.items()}
+        for done, (key, image) in enumerate(images.items()):
+            yield Progress("encode", done, len(images), len(members))
+            latents[key] = pipeline.encode(image)
+        yield Progress("encode", len(images), len(images), len(members))
 
-        latents = dict(zip([*origins, *structures], clean, strict=True))
         plans = {
             key: OriginPlan.of(pipeline, latents[key], task.inputs, self._cache, reused=key in reused)
             for key, task in origins.items()
         }
-        total = sum(plan.calls for plan in plans.values()) + structure_plan(settings).calls * len(structures)
+        inverted = {} if windows else structures
+        total = sum(plan.calls for plan in plans.values()) + structure_plan(settings).calls * len(inverted)
         ticks = _Ticks("invert", total, len(members))
         for key, task in origins.items():
-            work = build_origin(pipeline, plans[key], latents[key], task.inputs, noises[id(task)], self._cache)
+            work = build_origin(pipeline, plans[key], latents[key], task.inputs, noises[id(task)].origin, self._cache)
             self._origins[key] = yield from ticks.during(work)
         for key, task in structures.items():
-            build = build_structure(pipeline, latents[key], task.inputs, noises[id(task)])
+            noise = noises[id(task)]
+            if isinstance(noise, FieldNoise):
+                self._fields[key] = Field.of(pipeline, latents[key], task.inputs, noise)
+                continue
+            build = build_structure(pipeline, latents[key], task.inputs, noise)
             self._structures[key] = yield from ticks.during(build)
 
     def forget_all_but(self, later: Sequence[GenerationTask]) -> None:
@@ -197,8 +226,9 @@ class _Shared:
         for key in [key for key in self._origins if key not in origins]:
             self._cache.release(self._origins.pop(key).cached.values())
         structures = {task.structure_key for task in later}
-        for key in [key for key in self._structures if key not in structures]:
-            del self._structures[key]
+        for there in (self._structures, self._fields):
+            for key in [key for key in there if key not in structures]:
+                del there[key]
 
 
 class _Ticks:
@@ -239,6 +269,38 @@ def _denoise(
         yield Progress("denoise", done, total, len(members))
     check_finite(finite, pipeline.dtype)
     return z
+
+
+def _denoise_fields(
+    pipeline: Pipeline, members: Sequence[GenerationTask], indices: Sequence[int], shared: _Shared
+) -> Generator[Progress, None, Tensor]:
+    """As `_denoise`, for targets in windows, one after the other."""
+    results: list[Tensor] = []
+    for task, index in zip(members, indices, strict=True):
+        origin, field = shared.field(task)
+        groups = sum(1 for _ in field.layout.groups(pipeline.execution.batch))
+        total, begun = groups * len(FieldSteps.of(pipeline.settings)), task.reached
+        if begun is not None:
+            begun = begun.on(pipeline.device, pipeline.exact)
+        done = 0 if begun is None else groups * begun.done
+        finite = [torch.stack([origin.latents[-1].isfinite().all(), field.clean.isfinite().all()]).all()]
+        yield Progress("denoise", done, total, index=index)
+        work = denoise_field(pipeline, origin, field, task.inputs.num_classes, begun)
+        while True:
+            try:
+                reached = next(work)
+            except StopIteration as end:
+                results.append(end.value)
+                break
+            if reached is None:
+                done += 1
+            else:
+                finite.append(torch.stack([each.isfinite().all() for each in reached.tensors.values()]).all())
+                if pipeline.device.type == "cpu":  # where looking costs nothing, and steps take long
+                    check_finite(finite, pipeline.dtype)
+            yield Progress("denoise", done, total, index=index, reached=reached)
+        check_finite(finite, pipeline.dtype)
+    return torch.cat(results)
 
 
 def check_finite(finite: Sequence[Tensor], dtype: torch.dtype) -> None:

@@ -19,6 +19,12 @@ SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
 MOST_STEPS = 999
 CONTRASTS = (1e-6, 1e6)
 """What contrast may be, both included: within it every implementation of attention holds in float32."""
+WINDOW = 512
+"""Side of a window in px, where none is given: SD-1.x's own size."""
+LARGEST_WHOLE = 768
+"""Side in px up to which a target is denoised as a whole, where no window is given: beyond it SD-1.x repeats itself."""
+MULTIPLE = 64
+"""Sides of what the UNet takes are multiples of it, in px."""
 LARGEST_GUIDANCE = 1000.0
 """Of either sign. Far beyond any use; a hundred steps of more would leave float32's range."""
 
@@ -66,6 +72,15 @@ def _nouns(words: tuple[str, ...]) -> str | None:
 def prompt_of(domain: str) -> str:
     """The baseline's prompt (public code of Alaluf et al., without a rule for a and an)."""
     return f"A photo of a {domain}"
+
+
+def _window(side: int) -> str | None:
+    fits = side == 0 or (side >= 2 * MULTIPLE and side % MULTIPLE == 0)
+    return None if fits else f"must be a multiple of {MULTIPLE} px from {2 * MULTIPLE} on, or 0 for no windows"
+
+
+def _overlap(length: int) -> str | None:
+    return None if length >= 0 and length % MULTIPLE == 0 else f"must be a multiple of {MULTIPLE} px, or 0"
 
 
 GUIDANCE = between(-LARGEST_GUIDANCE, LARGEST_GUIDANCE)
@@ -138,6 +153,14 @@ class Settings:
         aliases=("restrict_attention",),
     )
     adain_features: bool = option(False, None, "match its output's statistics class by class too (an extension)")
+    window: int | None = option(
+        None,
+        "PX",
+        "side of the overlapping windows that larger targets are denoised in, 0 for none",
+        check=none_or(_window),
+        shown=f"{WINDOW} for targets with a side over {LARGEST_WHOLE}",
+    )
+    window_overlap: int = option(128, "PX", "by how much windows overlap at least", check=_overlap)
     redenoise: bool = False
     counter_lag: int = 0
     free_u: bool = False
@@ -163,6 +186,9 @@ class Settings:
         for name in ("domain", "nouns"):
             if getattr(self, name) is not None and not self.redenoise:
                 raise SettingError(name, getattr(self, name), "belongs to `preset` alaluf, which finds its foreground")
+        window = WINDOW if self.window is None else self.window
+        if window and self.window_overlap >= window:
+            raise SettingError("window_overlap", self.window_overlap, f"must be less than `window`, {window}")
 
     @property
     def object_nouns(self) -> tuple[str, ...]:
@@ -174,6 +200,22 @@ class Settings:
         """The step i whose network calls give the maps of self-segmentation; None where AdaIN wants no foreground."""
         wanted = self.redenoise and self.adain == "foreground" and self.adain_range.start < self.num_denoising_steps
         return self.start_step + self.adain_range.start if wanted else None
+
+    def window_for(self, shape: tuple[int, ...]) -> int | None:
+        """The windows' side, in px, of a target of ``shape`` (height, width); None if it goes through as a whole."""
+        largest = max(shape)
+        if self.window is None:
+            return WINDOW if largest > LARGEST_WHOLE else None
+        return self.window if 0 < self.window < largest else None
+
+    def check_windows(self, shape: tuple[int, ...], *, finds_foreground: bool = False) -> None:
+        """Raise SettingError for what a target of ``shape`` [H', W'] cannot be denoised with in windows."""
+        if finds_foreground and self.segmentation_step is not None and self.window_for(shape):
+            reason = "windows have no foreground of their own to find: give `origin_mask`, or 0"
+            raise SettingError("window", self.window_for(shape), reason)
+        if self.adain_features and self.window_for(shape):
+            reason = "works within one pass, and a window's statistics are not the field's: leave it out, or `window` 0"
+            raise SettingError("adain_features", True, reason)
 
     def swapped_levels(self, j: int) -> tuple[int, ...]:
         """Decoder levels whose self-attention takes another image's keys and values in executed step ``j`` (step 2)."""

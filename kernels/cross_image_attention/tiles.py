@@ -52,7 +52,7 @@ _HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles, Tiles], ...] = (
     (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3, 255), Tiles(64, 64, 4, 3)),
     (64, (80,), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
     (64, (86, 89), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 32, 4, 2, 255)),
-    (64, (120,), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2)),
+    (64, (120,), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2, 255)),
     (128, (90,), Tiles(128, 64, 8, 3), Tiles(64, 128, 4, 3), Tiles(64, 64, 4, 3)),
     (128, (100,), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3)),
     (128, (80,), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3)),
@@ -61,7 +61,7 @@ _HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles, Tiles], ...] = (
     (160, (90,), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 32, 8, 3)),
     (160, (100,), Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3)),
     (160, (80, 86, 89), Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(64, 16, 8, 2)),
-    (160, (120,), Tiles(32, 64, 8, 2), Tiles(32, 64, 8, 2), Tiles(16, 16, 4, 2)),
+    (160, (120,), Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2), Tiles(16, 16, 4, 2, 255)),
 )
 
 # float32 is multiplied without tensor cores, so its tiles are small.

@@ -47,6 +47,8 @@ OTHER = Settings(
     fresh_noise=0.123456789,
     within_class_attention=True,
     adain_features=True,
+    window=256,
+    window_overlap=64,
 )
 
 

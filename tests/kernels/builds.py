@@ -176,8 +176,8 @@ def build_attention(
     if not statistics:
         scratch = ("partial_counts_ptr", "partial_moments_ptr")
         constants |= dict.fromkeys(("query_labels_ptr", "key_labels_ptr", *scratch))
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-    options["maxnreg"] = tiles.registers(contrast=contrast, even=even and whole)
+    registers = tiles.registers(contrast=contrast, even=even and whole)
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": registers}
     strides = re.compile(r"stride_[qkvo]z") if apart else ALIGNED_STRIDES
     return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass, aligned_strides=strides)
 
