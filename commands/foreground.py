@@ -46,7 +46,7 @@ def check_foreground(request: GenerateRequest, settings: Settings) -> None:
         raise SettingError("adain", settings.adain, "knows the origin's classes by its mask: give `origin_mask`")
     for name in ("within_class_attention", "adain_features"):
         if getattr(settings, name):
-            raise SettingError(name, "", "knows the origin's classes by its mask: give `origin_mask`")
+            raise SettingError(name, True, "knows the origin's classes by its mask: give `origin_mask`")
     if finds:
         noun_positions(Tokenizer(), settings)
 

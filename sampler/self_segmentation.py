@@ -212,7 +212,7 @@ def noun_positions(tokenizer: Tokenizer, settings: Settings) -> list[int]:
     none is named.
     """
     if not settings.object_nouns:
-        raise SettingError("domain", "", "names no object to find: give a word of the prompt")
+        raise SettingError("domain", None, "names no object to find: give a word of the prompt")
     field = "domain" if settings.nouns is None else "nouns"
     found = []
     for noun in settings.object_nouns:

@@ -17,6 +17,8 @@ AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
 DDPM_SKIP_STEPS = 32
 SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
 MOST_STEPS = 999
+MOST_NOUNS = 32
+LONGEST_NOUN = 64
 CONTRASTS = (1e-6, 1e6)
 """What contrast may be, both included: within it every implementation of attention holds in float32."""
 WINDOW = 512
@@ -61,12 +63,13 @@ def _intensities(values: tuple[float, ...]) -> str | None:
 
 
 def _words(*words: str) -> str | None:
-    letters = 0 < len(words) <= 32 and all(unicodedata.normalize("NFC", word).isalpha() for word in words)
-    return None if letters and len(set(words)) == len(words) else "must be one word of letters"
+    composed = [unicodedata.normalize("NFC", word) for word in words]
+    fine = 0 < len(words) <= MOST_NOUNS and all(word.isalpha() and len(word) <= LONGEST_NOUN for word in composed)
+    return None if fine and len(set(words)) == len(words) else f"must be one word of letters, {LONGEST_NOUN} at most"
 
 
 def _nouns(words: tuple[str, ...]) -> str | None:
-    return None if _words(*words) is None else "must be different words of letters, with commas, 32 at most"
+    return None if _words(*words) is None else f"must be different words of letters with commas, {MOST_NOUNS} at most"
 
 
 def prompt_of(domain: str) -> str:
