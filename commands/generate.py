@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 import model
 from commands import VERSION
+from commands.foreground import check_foreground, mask_images, noted, pixel_masks, plan_masks, recorded
 from commands.kernel_choice import choose_impl
 from commands.loras import read_loras
 from commands.machine import (
@@ -27,7 +28,7 @@ from commands.notes import Note, notes_on_classes, notes_on_fonts
 from commands.options import settings_record
 from commands.places import EXAMPLE_CLASSES, SMALL
 from commands.requests import GenerateRequest
-from commands.results import plan_latents, refuse_foreign, replaced, write_result
+from commands.results import LATENTS, MASKS, plan_latents, refuse_foreign, replaced, write_result
 from imaging.errors import InputError
 from imaging.fonts import fonts_for
 from imaging.images import crop, pad_to_multiple, read_image
@@ -52,6 +53,7 @@ class Written:
     image: Path
     panel: Path
     latents: Path | None
+    masks: Sequence[Path] = ()
 
 
 def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
@@ -68,18 +70,28 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
 
     origin_path, origin_mask = request.origin, request.origin_mask
-    if origin_path is None or origin_mask is None or not request.target_mask:
-        raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
+    without = origin_mask is None and request.preset == "alaluf"
+    if origin_path is None or not request.target_mask or (origin_mask is None and not without):
+        raise InputError(
+            "--origin, --origin-mask and --target-mask belong together: give all three, or none; only --preset alaluf "
+            "does without --origin-mask"
+        )
+    check_foreground(request, settings)
     image = read_image(origin_path)
-    masks = (origin_mask, *request.target_mask)
+    given = () if origin_mask is None else (origin_mask,)
+    masks = (*given, *request.target_mask)
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
-    check_same_size(labels.maps[0], origin_mask, image, origin_path)
+    target_maps, origin_map = labels.maps[len(given) :], None
+    if origin_mask is not None:
+        origin_map = labels.maps[0]
+        check_same_size(origin_map, origin_mask, image, origin_path)
     settings.class_intensities(len(labels.classes))
     loras = read_loras(request.lora)
     inputs = (origin_path, *masks, *(given.lora.file for given in loras))
     planned = plan_outputs(request.output, request.target_mask, request.variants, inputs)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
+    mask_files = plan_masks(request.save_masks, planned, (*inputs, weights))
     refuse_foreign(planned, weights)
     yield from (Note(text) for text in (*notes, *impl_notes, *labels.notes))
     fonts = fonts_for(labels.classes.names)
@@ -87,7 +99,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
 
     loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
     loaded.prepack()
-    for path, shape in zip(masks, (m.shape for m in labels.maps), strict=True):
+    for path, shape in zip(inputs, (image.shape[:2], *(m.shape for m in labels.maps)), strict=True):
         check_memory(loaded.config, shape, dtype, device, path)
     details: dict[str, Value] = {
         "weights": loaded.name,
@@ -97,32 +109,48 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     }
     digests = {str(path): file_sha256(path) for path in dict.fromkeys(inputs)}
 
-    origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
-    targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
+    origin = pad_to_multiple(image, MULTIPLE)
+    padded = [pad_to_multiple(labels_of_one, MULTIPLE) for labels_of_one in labels.maps]
+    origin_labels, targets = None if origin_map is None else padded[0], padded[len(given) :]
     pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
-    yield from notes_on_classes(labels, [origin_labels, *targets], pairs, masks, settings, factor)
+    yield from notes_on_classes(labels, padded, pairs, masks, settings, factor)
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
-        sides = [(height, width) for height, width in (origin_labels.shape, *(target.shape for target in targets))]
+        sides = [(height, width) for height, width in (origin.shape[:2], *(target.shape for target in targets))]
         batch = choose_batch(loaded.config, sides, dtype, device)
     records = [
-        _record(request, settings, labels.classes, item, task.seed, digests, {**details, "latents": _text(path)})
-        for item, task, path in zip(planned, tasks, latent_files, strict=True)
+        _record(
+            request,
+            settings,
+            labels.classes,
+            item,
+            task.seed,
+            digests,
+            {**details, LATENTS: _text(path), MASKS: [*map(os.fspath, files)]},
+        )
+        for item, task, path, files in zip(planned, tasks, latent_files, mask_files, strict=True)
     ]
     for item, record in zip(planned, records, strict=True):
         yield from (Note(text) for text in replaced(item.image, record))
     execution = Execution(impl=impl, batch=batch, budget=budget, graphs=request.graphs)
+    noted_already = False
     for event in generate_series(loaded, tasks, settings, execution):
         if isinstance(event, Progress):
             yield event
             continue
         item, latents_path = planned[event.index], latent_files[event.index]
-        target = labels.maps[1 + item.target]
+        target, found = target_maps[item.target], event.found
+        if found is not None and not noted_already:
+            for note in noted(found, item.image):
+                noted_already = True
+                yield note
         pixels = crop(event.image, *target.shape)
-        sheet = panel(image, labels.maps[0], target, pixels, labels.classes.names, fonts)
-        write_result(item, latents_path, pixels, sheet, event.latents, records[event.index])
-        yield Written(item.image, item.panel, latents_path)
+        foregrounds = pixel_masks(found, factor, image.shape[:2], target.shape)
+        sheet = panel(image, origin_map, target, pixels, labels.classes.names, fonts, foregrounds)
+        record, pictures = recorded(records[event.index], found), mask_images(mask_files[event.index], foregrounds)
+        write_result(item, latents_path, pixels, sheet, event.latents, record, pictures)
+        yield Written(item.image, item.panel, latents_path, mask_files[event.index])
 
 
 def with_example(request: GenerateRequest) -> GenerateRequest:
@@ -132,7 +160,8 @@ def with_example(request: GenerateRequest) -> GenerateRequest:
     if request.classes is not None:
         raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
     origin, mask, target = (SMALL / name for name in ("ihc.png", "ihc_mask.png", "target_a.png"))
-    return replace(request, origin=origin, origin_mask=mask, target_mask=(target,), classes=EXAMPLE_CLASSES)
+    given = None if request.preset == "alaluf" else mask
+    return replace(request, origin=origin, origin_mask=given, target_mask=(target,), classes=EXAMPLE_CLASSES)
 
 
 def _record(

@@ -51,6 +51,11 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError("must be numbers with commas, such as 0.1,0.5") from error
 
 
+def words(text: str) -> tuple[str, ...]:
+    """``cat,dog`` -> ("cat", "dog")."""
+    return tuple(text.split(","))
+
+
 def _json(kind: type, what: str, *, but: type | None = None) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if not isinstance(value, kind) or (but is not None and isinstance(value, but)):
@@ -78,6 +83,12 @@ def _json_numbers(value: Any) -> tuple[float, ...]:
     return tuple(_json_number(each) for each in value)
 
 
+def _json_words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of words")
+    return tuple(value)
+
+
 def _json_span(value: Any) -> Span:
     if not isinstance(value, str):
         raise ValueError('must be a range such as "10:90"')
@@ -93,6 +104,7 @@ CODECS: Mapping[Any, Codec] = {
     float: Codec(number, _json_number),
     Span: Codec(Span.parse, _json_span),
     tuple[float, ...]: Codec(numbers, _json_numbers),
+    tuple[str, ...]: Codec(words, _json_words),
 }
 
 
@@ -165,7 +177,7 @@ def as_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return ",".join(repr(each) for each in value)
+        return ",".join(each if isinstance(each, str) else repr(each) for each in value)
     return str(value)
 
 
@@ -214,7 +226,7 @@ def settings_record(settings: Settings) -> dict[str, str | bool]:
     result: dict[str, str | bool] = {}
     for field, said in options_of(Settings):
         value: Any = settings.start_step if field.name == "skip_steps" else getattr(settings, field.name)
-        if field.name == "class_values" and value is None:
+        if field.name in ("class_values", "domain", "nouns") and value is None:
             continue
         name = flag_of(field.name).removeprefix("--")
         result[name] = value if said.metavar is None else as_text(value)

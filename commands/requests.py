@@ -85,9 +85,10 @@ class GenerateRequest(MethodRequest):
     """What the user asked of `generate`."""
 
     origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
-    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size")
+    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size; alaluf does without")
     target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
     save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
+    save_masks: bool = option(False, None, "also keep the foregrounds that alaluf finds, beside each image (black)")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATIO
 """All that a message may name a field of."""
 
 FILES = (
-    *("origin", "origin_mask", "target_mask", "classes", "save_latents", "variants"),
+    *("origin", "origin_mask", "target_mask", "classes", "save_latents", "save_masks", "variants"),
     *("output", "weights", "lora", "seed"),
 )
 DATASET_FILES = (

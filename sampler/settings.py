@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -53,6 +54,20 @@ def _intensities(values: tuple[float, ...]) -> str | None:
     return None if within else "must be intensities from 0 (black) to 1 (white)"
 
 
+def _words(*words: str) -> str | None:
+    letters = 0 < len(words) <= 32 and all(unicodedata.normalize("NFC", word).isalpha() for word in words)
+    return None if letters and len(set(words)) == len(words) else "must be one word of letters"
+
+
+def _nouns(words: tuple[str, ...]) -> str | None:
+    return None if _words(*words) is None else "must be different words of letters, with commas, 32 at most"
+
+
+def prompt_of(domain: str) -> str:
+    """The baseline's prompt (public code of Alaluf et al., without a rule for a and an)."""
+    return f"A photo of a {domain}"
+
+
 GUIDANCE = between(-LARGEST_GUIDANCE, LARGEST_GUIDANCE)
 
 
@@ -66,6 +81,20 @@ class Settings:
 
     prompt: str = option(
         "an immunohistochemistry image of epithelium and stroma", "TEXT", "text condition of every network call"
+    )
+    domain: str | None = option(
+        None,
+        "WORD",
+        "what alaluf's images show: its prompt is 'A photo of a WORD', its object WORD",
+        check=none_or(_words),
+        shown="tissue with alaluf",
+    )
+    nouns: tuple[str, ...] | None = option(
+        None,
+        "NOUN,…",
+        "words of the prompt that claim regions where alaluf finds its foreground, the object's first",
+        check=none_or(_nouns),
+        shown="the domain",
     )
     steps: int = option(100, "T", "steps of the whole schedule", check=between(1, MOST_STEPS))
     skip_steps: int | None = option(
@@ -131,6 +160,20 @@ class Settings:
         if self.start_step >= self.steps:
             reason = f"leaves none of {self.steps} steps: must be less than the number of steps"
             raise SettingError("skip_steps", self.start_step, reason)
+        for name in ("domain", "nouns"):
+            if getattr(self, name) is not None and not self.redenoise:
+                raise SettingError(name, getattr(self, name), "belongs to `preset` alaluf, which finds its foreground")
+
+    @property
+    def object_nouns(self) -> tuple[str, ...]:
+        """The nouns that claim regions in self-segmentation, the object's first."""
+        return self.nouns or (() if self.domain is None else (self.domain,))
+
+    @property
+    def segmentation_step(self) -> int | None:
+        """The step i whose network calls give the maps of self-segmentation; None where AdaIN wants no foreground."""
+        wanted = self.redenoise and self.adain == "foreground" and self.adain_range.start < self.num_denoising_steps
+        return self.start_step + self.adain_range.start if wanted else None
 
     def swapped_levels(self, j: int) -> tuple[int, ...]:
         """Decoder levels whose self-attention takes another image's keys and values in executed step ``j`` (step 2)."""
@@ -210,7 +253,15 @@ class Settings:
 
 PRESETS: Mapping[str, Settings] = {
     "winter": Settings(),
-    "alaluf": Settings(adain="foreground", inversion_guidance=3.5, redenoise=True, counter_lag=1, free_u=True),
+    "alaluf": Settings(
+        prompt=prompt_of("tissue"),
+        domain="tissue",
+        adain="foreground",
+        inversion_guidance=3.5,
+        redenoise=True,
+        counter_lag=1,
+        free_u=True,
+    ),
 }
 
 
@@ -240,10 +291,16 @@ def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if name not in overrides and value != getattr(old, name)}
 
 
+def in_words(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt that a domain among ``overrides`` brings, unless they give one: values by field name."""
+    domain = overrides.get("domain")
+    return {} if domain is None or "prompt" in overrides else {"prompt": prompt_of(domain)}
+
+
 def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
     """The ``preset`` with ``overrides`` by field name, checked. Raises SettingError."""
     if preset not in PRESETS:
         raise SettingError("preset", preset, f"must be one of {', '.join(PRESETS)}")
-    settings = replace(PRESETS[preset], **overrides)
+    settings = replace(PRESETS[preset], **in_words(overrides), **overrides)
     settings.check()
     return settings

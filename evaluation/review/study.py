@@ -19,8 +19,9 @@ from evaluation.review.page import MOST_BYTES, digest, pictures_of
 from evaluation.samples import Sample, load_image, load_labels
 from imaging.classes import ClassMap
 from imaging.errors import InputError
-from imaging.labels import decide_classes, label_map
+from imaging.labels import decide_classes
 from imaging.maskfile import read_mask
+from imaging.provenance import file_sha256
 
 LEAST_POOL, POOL = 200, 10
 """Real images that are looked at: so many, or so many for each that is wanted, of those there are."""
@@ -81,11 +82,15 @@ def make_study(sets: Sequence[ImageSet], classes: ClassMap | None, wanted: Wante
     if classes is None:
         classes, said = yield from _inferred([real.samples[index] for index in pool])
         notes += said
+    known = _known([each.name for each in real.samples])
+    by_digest = any(sample.origin_sha256 for arm in arms for sample in arm.samples)
     reals = []
     for index in pool:
-        reals.append(_candidate(index, real.samples[index], real.samples[index].name, classes))
+        sample = real.samples[index]
+        reals.append(_candidate(index, sample, sample.name, classes))
+        if by_digest:
+            known[file_sha256(sample.image)] = sample.name
         yield
-    known = _known([each.name for each in real.samples])
     count = wanted.count // 2 if wanted.mode == SINGLE else wanted.count
     chosen = _chosen(arms, known, min(count, len(reals)), rng)
     synthetics = []
@@ -142,12 +147,7 @@ def _inferred(samples: Sequence[Sample]) -> Generator[None, None, tuple[ClassMap
 
 
 def _candidate(index: int, sample: Sample, source: str, classes: ClassMap) -> Candidate:
-    if sample.synthetic:
-        # Datasets made here hold class numbers, whatever the real label maps hold.
-        numbers = ClassMap(classes.names, tuple(range(len(classes))), ignored=(255,))
-        labels = label_map(read_mask(sample.masks[0][1]), numbers)
-    else:
-        labels = load_labels(sample, classes)
+    labels = load_labels(sample, classes)
     counts = np.bincount(labels.ravel(), minlength=len(classes) + 1)[: len(classes)]
     return Candidate(index, source, tuple(np.round(counts / max(1, counts.sum()), 6).tolist()))
 
@@ -163,8 +163,9 @@ def _known(names: Sequence[str]) -> dict[str, str]:
 
 
 def _source(sample: Sample, known: Mapping[str, str]) -> str:
-    """The name of the real image that ``sample`` was made from."""
-    return known.get(sample.origin) or known.get(PurePosixPath(sample.origin).name) or sample.origin
+    """The name of the real image that ``sample`` was made from: by its file's digest, else by name."""
+    clues = (sample.origin_sha256, sample.origin, PurePosixPath(sample.origin).name)
+    return next((known[each] for each in clues if each in known), sample.origin)
 
 
 def _chosen(

@@ -105,6 +105,18 @@ def test_origins_are_known_by_their_last_part_where_that_tells(tmp_path: Path) -
     assert sorted(each.name for each in key.images) == ["images/made0.png", "images/real1.png"]
 
 
+def test_origins_are_known_by_their_digests_whatever_they_are_called_now(tmp_path: Path) -> None:
+    real = draw_set(tmp_path, "real", 2)
+    made = draw_set(tmp_path, "made", 1, ["old_name.png"])
+    digest = hashlib.sha256(real.samples[1].image.read_bytes()).hexdigest()
+    made = replace(made, samples=(replace(made.samples[0], origin_sha256=digest),))
+    for seed in range(4):
+        key = study_of([real, made], mode="pairs", count=1, repeats=0.0, seed=seed).key
+        assert sorted(each.name for each in key.images) == ["images/made0.png", "images/real0.png"]
+    with pytest.raises(InputError, match="there are no images to show"):
+        study_of([replace(real, samples=real.samples[1:]), made], mode="pairs", count=1)
+
+
 def test_order_and_sides_are_dealt_evenly(tmp_path: Path) -> None:
     """Over seeds: first place, last place and left side have in-silico images as often as by coins, to 4.5 sigma."""
     given = [draw_set(tmp_path, "real", 6), draw_set(tmp_path, "made", 6, ["x.png"])]

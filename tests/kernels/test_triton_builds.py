@@ -71,6 +71,7 @@ PLAIN: tuple[dict[str, bool], ...] = (
     {"statistics": False},
     {"even": False},
     {"even": False, "contrast": False},
+    {"even_first": False},
 )
 BURDENED: tuple[dict[str, bool], ...] = (
     {"within_class": True},
