@@ -129,7 +129,7 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [pass_sides(settings, target.shape) for target in targets]
-        batch = choose_batch(loaded.config, [whole_sides(origin.shape), *sides], dtype, device)
+        batch = choose_batch(loaded.config, [whole_sides(origin.shape[:2]), *sides], dtype, device)
     records = [
         _record(
             request,
