@@ -1,7 +1,7 @@
 # Every check that CI runs, and those too slow for it or in need of a GPU.
 PYTHON ?= python
 
-.PHONY: check lint types test package slow parity fuzz faults bench rehearsal both gpu demo
+.PHONY: check lint types test browser package slow parity fuzz faults bench evaluation rehearsal both gpu demo
 
 check: lint types test
 
@@ -21,6 +21,10 @@ package:
 
 slow:
 	$(PYTHON) -m pytest -m slow
+
+# The page of `review` in Chromium (Debian's package chromium); wants the extra [browser].
+browser:
+	$(PYTHON) -m pytest -m browser tests/evaluation/browser
 
 # The suite's fuzz tests with fifty times as many seeds.
 fuzz:
@@ -46,6 +50,10 @@ bench:
 	$(PYTHON) -m benchmarks ablation --weights demo/weights
 	$(PYTHON) -m benchmarks scaling --weights demo/weights --dtype bf16 --sizes 256 512 768 1024 --targets 1 2 4 8 16
 	$(PYTHON) -m benchmarks table
+
+# What judges data, with the extra [evaluate]: tests that want its libraries are skipped without it.
+evaluation:
+	$(PYTHON) -m pytest tests/evaluation
 
 # The GPU's path on fake tensors, without a GPU: wants PyTorch's CUDA build.
 rehearsal:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from commands import VERSION
+from commands.evaluation_parsers import add_evaluation, run_embed, run_segmentation
 from commands.options import add_options, read_options, with_flags
 from commands.places import HERE
 from commands.requests import (
@@ -29,9 +30,10 @@ from commands.requests import (
     MethodRequest,
     SampleRequest,
 )
+from commands.review_parsers import add_review, run_review
 from commands.terminal import End, Ended, ending_in_order, print_whatever_the_encoding
 from commands.threads import wait_briefly
-from imaging.errors import InputError, ProblemsError, one_line
+from imaging.errors import InputError, one_line
 from model.errors import CheckpointError, PromptError
 from model.files import shown_name
 from sampler.errors import NotFiniteError, SettingError
@@ -78,6 +80,8 @@ def build_parser() -> Parser:
         "sample", help="plain text-to-image, to see that weights are right", allow_abbrev=False
     )
     _add_sample(sample)
+    add_evaluation(commands)
+    add_review(commands)
     show = commands.add_parser("show", help="print the command that makes an image again", allow_abbrev=False)
     show.add_argument("image", type=Path, metavar="IMAGE", help="an image that `generate` or `sample` wrote")
     return parser
@@ -177,7 +181,10 @@ def _show(arguments: argparse.Namespace, end: End) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace, End], int | None]] = {
     "generate": _generate,
     "dataset": _dataset,
+    "review": run_review,
     "sample": _sample,
+    "embed": run_embed,
+    "segmentation": run_segmentation,
     "show": _show,
 }
 
@@ -200,11 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             except Exception:
                 end.raise_if_asked()  # what a library makes of an interrupt is no fault of the input
                 raise
-    except ProblemsError as error:
-        for problem in error.problems:
-            _fail(with_flags(problem, REQUESTS), 2)
-        return _fail(str(error), 2)
     except (InputError, CheckpointError, PromptError, SettingError, NotFiniteError) as error:
+        for problem in getattr(error, "problems", ()):
+            _fail(with_flags(problem, REQUESTS), 2)
         return _fail(with_flags(str(error), REQUESTS), 2)
     except KeyboardInterrupt:
         return _fail("interrupted: finished images are kept, nothing is half-written", 130, start="")

@@ -105,6 +105,7 @@ class Baseline:
         Raises ValueError if origin and target differ in size, or ``settings`` ask for what this does not do.
         """
         refuse_beyond_preset(settings, "the diffusers baseline")
+        assert patch.origin_labels is not None
         sizes = {patch.origin.shape[:2], patch.origin_labels.shape, patch.target_labels.shape}
         if len(sizes) > 1:
             raise ValueError(f"the diffusers baseline batches origin and target: they need one size, not {sizes}")
@@ -149,6 +150,7 @@ class Baseline:
     ) -> Tensor:
         """z_out [4, h, w] after the last step, of x_0 … x_T of origin and structure and each step's noise map."""
         num_classes = 1 if settings.adain == "global" else patch.num_classes
+        assert patch.origin_labels is not None
         here, there = (
             _places(labels, num_classes, self.networks.factor, context.device)
             for labels in (patch.target_labels, patch.origin_labels)

@@ -73,6 +73,7 @@ def with_classes(patch: TransferInputs, count: int) -> TransferInputs:
     def cut(labels: NDArray[np.int64]) -> NDArray[np.int64]:
         return labels * stripes + np.arange(labels.shape[1]) * stripes // labels.shape[1]
 
+    assert patch.origin_labels is not None
     origin, target = cut(patch.origin_labels), cut(patch.target_labels)
     return replace(patch, origin_labels=origin, target_labels=target, num_classes=count)
 

@@ -16,7 +16,7 @@ from benchmarks.inputs import refuse_beyond_preset
 from kernels import Implementation, masked_adain
 from model import StableDiffusion
 from model.unet import Conditioning, Prediction, UNet
-from model.unet_blocks import AttentionFeatures, KVSource
+from model.unet_blocks import AttentionFeatures, KVSource, Wanted
 from sampler.conditioned_unet import Times
 from sampler.ddim import denoise_step
 from sampler.execution import Execution
@@ -92,7 +92,7 @@ class _Network:
         return self.constants.rows(row, row)
 
     def __call__(
-        self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
+        self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[Wanted] = ()
     ) -> Prediction:
         predicted: Prediction = self.unet(z.to(self.context.dtype), self._cond(t), kv_source=kv_source, capture=capture)
         return Prediction(predicted.eps.to(z.dtype), predicted.features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dataset.making import Failed, Made
 from dataset.plan import Unit
 from dataset.shares import Share, share_of
 from dataset.status import describe_status, read_status
-from dataset.summary import CHECKSUMS, Totals, counted_state, finish, write_checksums
+from dataset.summary import CHECKSUMS, FINISHED, Totals, counted_state, finish, write_checksums
 from imaging.errors import InputError
 from imaging.output import replacing
 from imaging.rawfile import shown
@@ -74,8 +74,13 @@ def run(request: DatasetRequest) -> Iterator[Event]:
     if request.plan:
         yield from (Line(text) for text in describe_plan(job))
         return
-    yield from _make(job, share)
-    yield from _finish(job)
+    yield from make(job)
+
+
+def make(job: Job) -> Generator[Event, None, bool]:
+    """Make the job's share of the images that are not there; whether the dataset is finished, by this or by others."""
+    yield from _make(job, job.share)
+    return (yield from _finish(job))
 
 
 def _input(request: DatasetRequest) -> Path:
@@ -114,21 +119,21 @@ def _is_complete(job: Job, unit: Unit) -> bool:
     return all(job.folder.is_done(item) for item in unit.items)
 
 
-def _finish(job: Job) -> Iterator[Event]:
+def _finish(job: Job) -> Generator[Event, None, bool]:
     folder, plan = job.folder, job.plan
     failed = folder.failures()
     left = sum(not folder.is_done(item) and item.id not in failed for item in plan.items)
     if left:
         yield Note(f"{left} images are left to others who work on {folder.root}; run the command again if nobody does")
-        return
+        return False
     for unit in plan.units:
         if not _is_complete(job, unit):
             with folder.claimed(unit) as idle:
                 if not idle:
                     yield Note(f"others try again what failed in {folder.root}; they will finish it")
-                    return
+                    return False
     with folder.locked("finish"):
-        marker = folder.work / "finished"
+        marker = folder.work / FINISHED
         state = counted_state(folder)
         whole = marker.exists() and (folder.root / CHECKSUMS).exists()
         if not whole or marker.read_text(encoding="utf-8") != state:
@@ -136,7 +141,7 @@ def _finish(job: Job) -> Iterator[Event]:
             totals = finish(folder, plan, job.calibration, job.request.min_fidelity)
             yield from _told(totals, folder)
             if totals.damaged:
-                return
+                return False
             marker.write_text(state, encoding="utf-8")
         if job.request.export is not None:
             export(folder, plan, job.request.export)
@@ -144,6 +149,7 @@ def _finish(job: Job) -> Iterator[Event]:
     yield Line(f"dataset: {folder.root}")
     if failed:
         yield Incomplete(len(failed), folder.root)
+    return True
 
 
 def _told(totals: Totals, folder: Folder) -> Iterator[Event]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import model
 from commands import VERSION
 from commands.kernel_choice import choose_impl
+from commands.loras import GivenLora, read_loras
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -35,7 +37,7 @@ from dataset.inspection import Inspection, inspect
 from dataset.layouts import read_masks, read_source
 from dataset.making import Maker
 from dataset.pairing import subset
-from dataset.pairs import choose_split
+from dataset.pairs import choose_split, named, read_names
 from dataset.plan import Plan, make_plan, padded
 from dataset.procedural import CLASSES, draw_dataset
 from dataset.shares import Share
@@ -105,10 +107,14 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
     yield from (Note(text) for text in (*notes, *machine.notes))
     folder = Folder(request.output)
     if (request.input is None) != request.demo:
-        raise InputError("which images? give a folder or a manifest, or --demo for a small drawn dataset (not both)")
+        before = " before --lora, which takes all names that follow it" if request.lora else ""
+        raise InputError(f"which images? give a folder or a manifest{before}, or --demo for a drawn dataset (not both)")
+    loras = read_loras(request.lora)
+    _check_apart(folder.root, request)
     content = {
         "method": settings_record(settings),
         "weights_sha256": weights_sha256(request.weights),
+        **_content(loras),
         "dtype": str(machine.dtype).removeprefix("torch."),
         "impl": machine.impl,
     }
@@ -116,12 +122,13 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         **content,
         **{name: getattr(request, name) for name in ("rounds", "subset", "split", "seed", "variants", "classes")},
         **{name: getattr(request, name) for name in ("min_fidelity", "batch_size", "threads", "demo")},
+        "only": None if request.only is None else _digest(read_names(request.only)),
         "weights": Path(request.weights).name,
+        **({"lora_files": " ".join(given.short for given in loras)} if loras else {}),
         "device_type": machine.device.type,
         "program": "stainloom",
         "version": VERSION,
     }
-    _check_apart(folder.root, request)
     folder.create()
     with folder.locked("plan"):
         given = {"input": request.input, "masks": request.masks}
@@ -131,8 +138,7 @@ def open_job(request: DatasetRequest, share: Share) -> Generator[Note | Progress
         if found is not None:
             settings.class_intensities(len(found.classes))
             yield from (Note(text) for text in found.notes)
-        loaded = model.load(request.weights, dtype=machine.dtype, device=machine.device)
-        loaded.prepack()
+        loaded = _load(request, machine, loras)
         if plan is None:
             assert found is not None
             origins = {padded(each.candidate.shape) for each in found.images}
@@ -188,10 +194,25 @@ def reopen_job(folder: Folder, plan: Plan, request: DatasetRequest) -> Generator
         raise InputError(
             f"--device: the dataset was made on {asked.get('device_type')}; only there it is the same to the byte"
         )
-    loaded = model.load(again.weights, dtype=machine.dtype, device=machine.device)
-    loaded.prepack()
+    loras = read_loras(again.lora)
+    if _content(loras).get("lora") != asked.get("lora"):
+        known = shown(str(asked.get("lora_files", "none")))
+        raise InputError(f"--lora: the dataset was made with others ({known}); give these, with their weights")
+    loaded = _load(again, machine, loras)
     calibration = yield from _calibration(folder, plan)
     return Job(again, folder, plan, calibration, settings, machine, loaded, Share())
+
+
+def _load(request: DatasetRequest, machine: Machine, loras: Sequence[GivenLora]) -> StableDiffusion:
+    files = [given.lora for given in loras]
+    loaded = model.load(request.weights, dtype=machine.dtype, device=machine.device, loras=files)
+    loaded.prepack()
+    return loaded
+
+
+def _content(loras: Sequence[GivenLora]) -> dict[str, str]:
+    """What of them changes images; nothing without any, as datasets have it that are older."""
+    return {"lora": " ".join(given.content for given in loras)} if loras else {}
 
 
 def _machine(request: DatasetRequest, share: Share) -> Machine:
@@ -207,7 +228,7 @@ def _machine(request: DatasetRequest, share: Share) -> Machine:
 
 
 def _check_apart(root: Path, request: DatasetRequest) -> None:
-    for path in (root, request.input, request.masks):
+    for path in (root, request.input, request.masks, request.only):
         if path is not None and "\0" in str(path):
             raise InputError(f"{shown(path)}: no possible path; check it")
     for given in (request.input, request.masks):
@@ -220,6 +241,10 @@ def _check_apart(root: Path, request: DatasetRequest) -> None:
             )
 
 
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
 def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Progress, None, Inspection]:
     classes = None if request.classes is None else ClassMap.parse(request.classes)
     path = draw_dataset(folder.work / "demo") if request.demo else request.input
@@ -229,6 +254,8 @@ def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Prog
         classes = ClassMap.parse(CLASSES) if request.demo else source.classes
     chosen, split = choose_split(source.pairs, request.split)
     others = [pair for pair in source.pairs if pair.split != split]
+    if request.only is not None:
+        chosen = named(chosen, read_names(request.only), request.only)
     chosen = [chosen[place] for place in subset([pair.name for pair in chosen], request.subset, request.seed)]
     masks = None if request.masks is None else read_masks(request.masks)
     total = 2 * len(chosen) + 2 * len(masks or ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import torch
 
 import model
 from commands import VERSION
+from commands.foreground import check_foreground, mask_images, noted, pixel_masks, plan_masks, recorded
 from commands.kernel_choice import choose_impl
+from commands.loras import read_loras
 from commands.machine import (
     check_graphs,
     check_memory,
@@ -29,7 +31,7 @@ from commands.notes import Note, notes_on_classes, notes_on_fonts, notes_on_wind
 from commands.options import settings_record
 from commands.places import EXAMPLE_CLASSES, SMALL
 from commands.requests import GenerateRequest
-from commands.results import plan_latents, refuse_foreign, replaced, write_result
+from commands.results import LATENTS, MASKS, plan_latents, refuse_foreign, replaced, write_result
 from commands.unfinished import Unfinished
 from commands.weights import weights_sha256
 from imaging.errors import InputError
@@ -56,6 +58,7 @@ class Written:
     image: Path
     panel: Path
     latents: Path | None
+    masks: Sequence[Path] = ()
 
 
 def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
@@ -72,30 +75,42 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
 
     origin_path, origin_mask = request.origin, request.origin_mask
-    if origin_path is None or origin_mask is None or not request.target_mask:
-        raise InputError("--origin, --origin-mask and --target-mask belong together: give all three, or none")
+    without = origin_mask is None and request.preset == "alaluf"
+    if origin_path is None or not request.target_mask or (origin_mask is None and not without):
+        raise InputError(
+            "--origin, --origin-mask and --target-mask belong together: give all three, or none; only --preset alaluf "
+            "does without --origin-mask"
+        )
+    check_foreground(request, settings)
     image = read_image(origin_path)
-    masks = (origin_mask, *request.target_mask)
+    given = () if origin_mask is None else (origin_mask,)
+    masks = (*given, *request.target_mask)
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
-    check_same_size(labels.maps[0], origin_mask, image, origin_path)
+    target_maps, origin_map = labels.maps[len(given) :], None
+    if origin_mask is not None:
+        origin_map = labels.maps[0]
+        check_same_size(origin_map, origin_mask, image, origin_path)
     settings.class_intensities(len(labels.classes))
-    inputs = (origin_path, *masks)
-    origin, origin_labels = pad_to_multiple(image, MULTIPLE), pad_to_multiple(labels.maps[0], MULTIPLE)
-    targets = [pad_to_multiple(target, MULTIPLE) for target in labels.maps[1:]]
+    loras = read_loras(request.lora)
+    inputs = (origin_path, *masks, *(given.lora.file for given in loras))
+    origin = pad_to_multiple(image, MULTIPLE)
+    origin_labels = None if origin_map is None else pad_to_multiple(origin_map, MULTIPLE)
+    targets = [pad_to_multiple(target, MULTIPLE) for target in target_maps]
     for target in targets:
-        settings.check_windows(target.shape)
+        settings.check_windows(target.shape, finds_foreground=origin_map is None)
     fields = {number for number, target in enumerate(targets) if settings.window_for(target.shape) is not None}
     planned = plan_outputs(request.output, request.target_mask, request.variants, inputs, fields)
     weights = os.path.expanduser(request.weights)
     latent_files = plan_latents(request.save_latents, planned, (*inputs, weights), weights)
+    mask_files = plan_masks(request.save_masks, planned, (*inputs, weights))
     refuse_foreign(planned, weights)
     yield from (Note(text) for text in (*notes, *impl_notes, *labels.notes))
     fonts = fonts_for(labels.classes.names)
     yield from notes_on_fonts(labels.classes.names, fonts)
 
-    loaded = model.load(request.weights, dtype=dtype, device=device)
+    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
     loaded.prepack()
-    check_memory(loaded.config, origin_labels.shape, dtype, device, origin_mask)
+    check_memory(loaded.config, origin.shape[:2], dtype, device, origin_path)
     for path, target in zip(request.target_mask, targets, strict=True):
         check_memory(loaded.config, target.shape, dtype, device, path, window=settings.window_for(target.shape))
     details: dict[str, Value] = {
@@ -108,12 +123,13 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
 
     pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
     factor = loaded.config.vae.factor
-    yield from notes_on_classes(labels, [origin_labels, *targets], pairs, masks, settings, factor)
+    padded = [*(() if origin_labels is None else (origin_labels,)), *targets]
+    yield from notes_on_classes(labels, padded, pairs, masks, settings, factor)
     yield from notes_on_windows(targets, request.target_mask, settings, factor)
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [pass_sides(settings, target.shape) for target in targets]
-        batch = choose_batch(loaded.config, [whole_sides(origin_labels.shape), *sides], dtype, device)
+        batch = choose_batch(loaded.config, [whole_sides(origin.shape[:2]), *sides], dtype, device)
     records = [
         _record(
             request,
@@ -122,13 +138,14 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
             item,
             task.seed,
             digests,
-            {**details, "latents": _text(path)},
+            {**details, LATENTS: _text(path), MASKS: [*map(os.fspath, files)]},
         )
-        for item, task, path in zip(planned, tasks, latent_files, strict=True)
+        for item, task, path, files in zip(planned, tasks, latent_files, mask_files, strict=True)
     ]
     for item, record in zip(planned, records, strict=True):
         yield from (Note(text) for text in replaced(item.image, record))
     execution = Execution(impl=impl, batch=batch, budget=budget, graphs=request.graphs)
+    noted_already = False
     with contextlib.ExitStack() as stack:
         known = weights_sha256(request.weights) if fields else ""
         unfinished = {
@@ -147,22 +164,29 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
                 yield event
                 continue
             item, latents_path = planned[event.index], latent_files[event.index]
-            target = labels.maps[1 + item.target]
+            target, found = target_maps[item.target], event.found
+            if found is not None and not noted_already:
+                for note in noted(found, item.image):
+                    noted_already = True
+                    yield note
             pixels = crop(event.image, *target.shape)
-            factor = preview_factor(*target.shape)
+            foregrounds = pixel_masks(found, factor, image.shape[:2], target.shape)
+            less = preview_factor(*target.shape)
             sheet = panel(
-                smaller(image, factor),
-                smaller(labels.maps[0], factor),
-                smaller(target, factor),
-                smaller(pixels, factor),
+                smaller(image, less),
+                None if origin_map is None else smaller(origin_map, less),
+                smaller(target, less),
+                smaller(pixels, less),
                 labels.classes.names,
                 fonts,
+                None if foregrounds is None else (smaller(foregrounds[0], less), smaller(foregrounds[1], less)),
             )
+            record, pictures = recorded(records[event.index], found), mask_images(mask_files[event.index], foregrounds)
             resolution = read_resolution(request.target_mask[item.target])
-            write_result(item, latents_path, pixels, sheet, event.latents, records[event.index], resolution)
+            write_result(item, latents_path, pixels, sheet, event.latents, record, resolution, pictures)
             if event.index in unfinished:
                 unfinished[event.index].remove()
-            yield Written(item.image, item.panel, latents_path)
+            yield Written(item.image, item.panel, latents_path, mask_files[event.index])
 
 
 def with_example(request: GenerateRequest) -> GenerateRequest:
@@ -172,7 +196,8 @@ def with_example(request: GenerateRequest) -> GenerateRequest:
     if request.classes is not None:
         raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
     origin, mask, target = (SMALL / name for name in ("ihc.png", "ihc_mask.png", "target_a.png"))
-    return replace(request, origin=origin, origin_mask=mask, target_mask=(target,), classes=EXAMPLE_CLASSES)
+    given = None if request.preset == "alaluf" else mask
+    return replace(request, origin=origin, origin_mask=given, target_mask=(target,), classes=EXAMPLE_CLASSES)
 
 
 def _record(
@@ -191,6 +216,7 @@ def _record(
         "target-mask": os.fspath(request.target_mask[item.target]),
         "classes": str(classes),
         "weights": request.weights,
+        **({"lora": list(request.lora)} if request.lora else {}),
         "seed": seed,
         "preset": "winter" if request.preset is None else request.preset,
         **settings_record(settings),

@@ -9,7 +9,7 @@ from pathlib import Path
 from commands.options import listing
 from commands.recommended import read_recommended
 from commands.requests import MethodRequest
-from sampler.settings import Settings, choose, in_proportion
+from sampler.settings import Settings, choose, in_proportion, in_words
 
 
 def method_settings(request: MethodRequest) -> tuple[Settings, list[str]]:
@@ -32,6 +32,6 @@ def method_settings(request: MethodRequest) -> tuple[Settings, list[str]]:
     if scaled:
         steps = listing({"steps": request.overrides["steps"]})
         notes.append(f"{steps}: in proportion {listing(scaled)}; give an option to say otherwise")
-    settings = replace(base, **{**scaled, **request.overrides})
+    settings = replace(base, **{**scaled, **in_words(request.overrides), **request.overrides})
     settings.check()
     return settings, notes

@@ -43,12 +43,12 @@ def notes_on_classes(
 ) -> Iterator[Note]:
     """Classes that win no latent position of ``factor`` px, and those of targets that AdaIN cannot match.
 
-    ``paths`` are the files of ``labels`` and of the ``padded`` maps, the origin's first; ``pairs`` has one for each of
-    the others.
+    ``paths`` are the files of ``labels`` and of the ``padded`` maps: the origin's first, if it has one, then those of
+    the targets, for each of which ``pairs`` has one.
     """
-    names = labels.classes.names
+    names, first = labels.classes.names, len(paths) - len(pairs)
     for number, (path, whole, grown) in enumerate(zip(paths, labels.maps, padded, strict=True)):
-        effect = "it vanishes and the image will not show it" if number else "nothing is taken from it"
+        effect = "it vanishes and the image will not show it" if number >= first else "nothing is taken from it"
         for label in vanishing_classes(torch.from_numpy(grown), len(names), factor):
             pixels = int((whole == label).sum())
             yield Note(
@@ -57,7 +57,7 @@ def notes_on_classes(
             )
     if settings.adain in ("global", "none"):
         return
-    for path, pair in zip(paths[1:], pairs, strict=True):
+    for path, pair in zip(paths[first:], pairs, strict=True):
         for label in pair.unmatched_classes(factor):
             yield Note(
                 f"{shown(path)}: {_class(names[label])} covers fewer than 2 latent positions of the origin or of the "

@@ -51,6 +51,11 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError("must be numbers with commas, such as 0.1,0.5") from error
 
 
+def words(text: str) -> tuple[str, ...]:
+    """``cat,dog`` -> ("cat", "dog")."""
+    return tuple(text.split(","))
+
+
 def _json(kind: type, what: str, *, but: type | None = None) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if not isinstance(value, kind) or (but is not None and isinstance(value, but)):
@@ -78,6 +83,12 @@ def _json_numbers(value: Any) -> tuple[float, ...]:
     return tuple(_json_number(each) for each in value)
 
 
+def _json_words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of words")
+    return tuple(value)
+
+
 def _json_span(value: Any) -> Span:
     if not isinstance(value, str):
         raise ValueError('must be a range such as "10:90"')
@@ -93,8 +104,12 @@ CODECS: Mapping[Any, Codec] = {
     float: Codec(number, _json_number),
     Span: Codec(Span.parse, _json_span),
     tuple[float, ...]: Codec(numbers, _json_numbers),
+    tuple[str, ...]: Codec(words, _json_words),
 }
 
+
+SEVERAL: Mapping[Any, Callable[[str], Any]] = {tuple[Path, ...]: Path, tuple[str, ...]: str}
+"""Options of several words, and how one of them is read."""
 
 type_hints = cache(get_type_hints)  # it evaluates every annotation of a class anew
 
@@ -135,7 +150,7 @@ def add_options(group: argparse._ArgumentGroup, kind: type, names: Iterable[str]
             more["metavar"] = said.metavar
         if said.bare is not None:
             more |= {"nargs": "?", "const": said.bare}
-        if type_hints(kind)[name] == tuple[Path, ...]:
+        if type_hints(kind)[name] in SEVERAL:
             more |= {"nargs": "+", "action": "extend"}
         group.add_argument(flag_of(name), help=described(field, said).replace("%", "%%"), **more)
         for alias in said.aliases:
@@ -162,7 +177,7 @@ def as_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return ",".join(repr(each) for each in value)
+        return ",".join(each if isinstance(each, str) else repr(each) for each in value)
     return str(value)
 
 
@@ -177,7 +192,8 @@ def read_options(kind: type, texts: Mapping[str, Any]) -> dict[str, Any]:
             continue
         text = texts[field.name]
         if isinstance(text, list):
-            values[field.name] = tuple(Path(each) for each in text)
+            read = SEVERAL[type_hints(kind)[field.name]]
+            values[field.name] = tuple(read(each) for each in text)
             continue
         try:
             values[field.name] = codec_of(kind, field.name).parse(text)
@@ -210,7 +226,7 @@ def settings_record(settings: Settings) -> dict[str, str | bool]:
     result: dict[str, str | bool] = {}
     for field, said in options_of(Settings):
         value: Any = settings.start_step if field.name == "skip_steps" else getattr(settings, field.name)
-        if field.name in ("class_values", "window") and value is None:
+        if field.name in ("class_values", "domain", "nouns", "window") and value is None:
             continue
         name = flag_of(field.name).removeprefix("--")
         result[name] = value if said.metavar is None else as_text(value)

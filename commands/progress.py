@@ -59,6 +59,8 @@ class Reporter:
             print(one_line(f"panel:   {event.panel}"))
             if event.latents is not None:
                 print(one_line(f"latents: {event.latents}"))
+            for path in event.masks:
+                print(one_line(f"mask:    {path}"))
         print("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items()), flush=True)
         self.seconds.clear()
 

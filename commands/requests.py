@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.evaluation_requests import EVALUATION_REQUESTS
 from commands.places import DEMO_WEIGHTS
+from commands.review_requests import REVIEW_REQUESTS
 from sampler.option import at_least, between, none_or, one_of, option
 from sampler.settings import GUIDANCE, MOST_STEPS, Settings
 
@@ -36,6 +38,9 @@ class Request:
         "WEIGHTS",
         "SD-1.x as diffusers folder, single .safetensors file or Hugging Face id",
         shown="the demonstration",
+    )
+    lora: tuple[str, ...] = option(
+        (), "FILE[:WEIGHT]", "LoRA files for these weights, to be merged into them; 1 is the weight of those without"
     )
     seed: int = option(0, "N", "the same seed gives the same image", check=at_least(0))
     device: str = option("auto", "DEVICE", "auto, cpu, cuda or cuda:N")
@@ -81,9 +86,10 @@ class GenerateRequest(MethodRequest):
 
     output: Path = option(Path("output"), "PATH", "a .png or .tif file, or a folder")
     origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
-    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size")
+    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size; alaluf does without")
     target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
     save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
+    save_masks: bool = option(False, None, "also keep the foregrounds that alaluf finds, beside each image (black)")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ class DatasetRequest(MethodRequest):
     output: Path = option(Path("insilico"), "FOLDER", "a new folder, or that of a run to go on with")
     rounds: int = option(1, "K", "new images for every annotated one", check=between(1, MOST_ROUNDS))
     subset: float = option(1.0, "SHARE", "take a random share of the annotated images, such as 0.25", check=_share)
+    only: Path | None = option(
+        None, "FILE", "take only the images whose names this text file has, one a line, as targets too", shown=""
+    )
     split: str | None = option(
         None, "NAME", "the split that images are made for and targets come from", shown="train, if there are several"
     )
@@ -125,17 +134,18 @@ class SampleRequest(Request):
     size: int = option(512, "PX", "side, a multiple of 64 px", check=_size)
 
 
-REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings)
+REQUESTS = (GenerateRequest, DatasetRequest, SampleRequest, Settings, *EVALUATION_REQUESTS, *REVIEW_REQUESTS)
 """All that a message may name a field of."""
 
 FILES = (
-    *("origin", "origin_mask", "target_mask", "classes", "save_latents", "variants"),
-    *("output", "weights", "seed"),
+    *("origin", "origin_mask", "target_mask", "classes", "save_latents", "save_masks", "variants"),
+    *("output", "weights", "lora", "seed"),
 )
 DATASET_FILES = (
     "output",
     "rounds",
     "subset",
+    "only",
     "split",
     "masks",
     "classes",
@@ -147,6 +157,6 @@ DATASET_FILES = (
 DATASET_ACTIONS = ("demo", "plan", "status", "remake")
 MACHINE = ("device", "dtype")
 GENERATE_MACHINE = (*MACHINE, "impl", "graphs", "batch_size", "cache")
-DATASET_MACHINE = ("weights", *GENERATE_MACHINE, "threads", "ray", "shard")
-SAMPLE_FILES = ("output", "weights", "seed")
+DATASET_MACHINE = ("weights", "lora", *GENERATE_MACHINE, "threads", "ray", "shard")
+SAMPLE_FILES = ("output", "weights", "lora", "seed")
 SAMPLING = ("prompt", "steps", "guidance", "size")

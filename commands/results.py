@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from model.files import exists, is_folder
 
 SUFFIX = ".safetensors"
 LATENTS = "latents"
+MASKS = "masks"
 
 
 def plan_latents(
@@ -56,7 +57,7 @@ def refuse_foreign(planned: Sequence[Output], weights: str) -> None:
         return
     for item in planned:
         for path in (item.image, item.panel):
-            if exists(path) and is_within(path, weights) and _record_at(path) is None:
+            if exists(path) and is_within(path, weights) and record_at(path) is None:
                 raise InputError(f"{path}: a file of the weights' folder would be overwritten; choose another name")
 
 
@@ -64,7 +65,7 @@ def replaced(image: Path, record: Provenance) -> Iterator[str]:
     """What the user should know if there is already something at ``image``, where one of ``record`` will be."""
     if not os.path.lexists(image):
         return
-    old = _record_at(image)
+    old = record_at(image)
     if old is None:
         yield f"{image}: takes the place of a file that this program did not write"
         return
@@ -78,6 +79,8 @@ def replaced(image: Path, record: Provenance) -> Iterator[str]:
     stale = _stale_latents(old, record)
     if stale is not None:
         yield f"{stale}: the latents of that image will be removed with it"
+    for path in _stale_masks(old, record):
+        yield f"{path}: the mask of that image will be removed with it"
 
 
 def write_result(
@@ -88,17 +91,23 @@ def write_result(
     latents: Tensor,
     record: Provenance,
     resolution: Resolution | None,
+    masks: Mapping[Path, NDArray[np.uint8]] | None = None,
 ) -> None:
-    """Write an image [H, W, 3], its panel and, where asked for, its ``latents`` [1, 4, h, w]: all of them or none.
+    """Write an image [H, W, 3], its panel and, where asked for, its ``latents`` [1, 4, h, w] and ``masks`` [·, ·]: all
+    of them or none.
 
-    The image comes last: where it is, the others are too. Latents of an image whose place it takes are removed. A TIFF
-    has the ``resolution``.
+    The image comes last: where it is, the others are too. Latents and masks of an image whose place it takes are
+    removed. A TIFF has the ``resolution``.
     """
     text = record.text()
-    old = _record_at(item.image) if os.path.lexists(item.image) else None
+    old = record_at(item.image) if os.path.lexists(item.image) else None
+    stale = [] if old is None else [*_stale_masks(old, record)]
+    latents_of_old = None if old is None else _stale_latents(old, record)
+    stale += [] if latents_of_old is None else [latents_of_old]
     as_tiff = item.image.suffix.lower() in SUFFIXES
     image = encode_tiff(pixels, text, resolution) if as_tiff else encode_png(pixels, text)
-    files = {item.panel: encode_png(sheet, text), item.image: image}
+    files = {path: encode_png(mask, text) for path, mask in (masks or {}).items()}
+    files |= {item.panel: encode_png(sheet, text), item.image: image}
     if latents_path is not None:
         # To bytes first: safetensors' own files are for their owner alone, whatever the umask says.
         tensors = {LATENTS: latents.contiguous()}
@@ -106,13 +115,13 @@ def write_result(
     with replacing(*files) as partials:
         for partial, content in zip(partials, files.values(), strict=True):
             partial.write_bytes(content)
-    stale = None if old is None else _stale_latents(old, record)
-    if stale is not None:
+    for path in stale:
         with contextlib.suppress(OSError):
-            stale.unlink()
+            path.unlink()
 
 
-def _record_at(path: Path) -> Provenance | None:
+def record_at(path: Path) -> Provenance | None:
+    """The record of a PNG that this program wrote; None for any other file."""
     try:
         return read_provenance(path)
     except InputError:
@@ -141,3 +150,13 @@ def _stale_latents(old: Provenance, new: Provenance) -> Path | None:
         return path if parse_provenance(table.metadata.get(KEY, "null")) == old else None
     except (ValueError, RecursionError):
         return None
+
+
+def _stale_masks(old: Provenance, new: Provenance) -> list[Path]:
+    """The masks of the image of ``old``, as far as they are where it says and ``new`` writes none there."""
+    names, others = old.details.get(MASKS), new.details.get(MASKS)
+    if not isinstance(names, list):
+        return []
+    kept = others if isinstance(others, list) else []
+    paths = [Path(name) for name in names if isinstance(name, str) and name not in kept]
+    return [path for path in paths if record_at(path) == old]

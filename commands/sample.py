@@ -10,6 +10,7 @@ import torch
 
 import model
 from commands import VERSION
+from commands.loras import read_loras
 from commands.machine import check_memory, choose_device, choose_dtype
 from commands.notes import Note
 from commands.requests import SampleRequest
@@ -37,9 +38,11 @@ def run(request: SampleRequest) -> Iterator[Note | Progress | Path]:
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
     weights = os.path.expanduser(request.weights)
-    (planned,) = plan_outputs(request.output, ["sample"], 1, [weights])
+    loras = read_loras(request.lora)
+    files = [given.lora.file for given in loras]
+    (planned,) = plan_outputs(request.output, ["sample"], 1, [weights, *files])
     refuse_foreign([planned], weights)
-    loaded = model.load(request.weights, dtype=dtype, device=device)
+    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
     loaded.prepack()
     check_memory(loaded.config, (request.size, request.size), dtype, device, planned.image)
     record = Provenance(
@@ -48,6 +51,7 @@ def run(request: SampleRequest) -> Iterator[Note | Progress | Path]:
         {
             "prompt": request.prompt,
             "weights": request.weights,
+            **({"lora": list(request.lora)} if request.lora else {}),
             "seed": request.seed,
             "steps": request.steps,
             "guidance": request.guidance,
@@ -56,6 +60,7 @@ def run(request: SampleRequest) -> Iterator[Note | Progress | Path]:
             "dtype": request.dtype,
             "output": str(planned.image),
         },
+        inputs={str(given.lora.file): given.sha256 for given in loras},
         details={"weights": loaded.name, "device": str(device), "torch": torch.__version__},
     )
     for text in replaced(planned.image, record):

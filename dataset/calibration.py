@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from dataset.inspection import read_pair
-from dataset.pairing import turn
 from dataset.plan import Plan
 from dataset.quality import Look, OriginModel, judge
+from imaging.turns import turn
 
 MEASURES = ("fidelity", "separation", "stain_distance", "copying")
 MOST_PAIRS = 24

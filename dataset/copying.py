@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.pairing import DIHEDRAL, turn
 from dataset.stain import Field, box_mean, optical_density
+from imaging.turns import DIHEDRAL, turn
 
 SIDE = 128
 """Images are looked at with about so many pixels on the shorter side."""

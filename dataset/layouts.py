@@ -20,6 +20,7 @@ from imaging.rawfile import is_file, shown
 
 IMAGES = "images"
 MASKS = ("masks", "labels")
+ANNOTATOR, TRUSTED = "masks_", "masks_trusted"
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 MASK_ENDINGS = ("_mask", "-labelled", "_anno")
 TILES = "-tiles.json"
@@ -110,10 +111,32 @@ def _slide(stem: str) -> str:
     return "" if found is None else found[1]
 
 
-def _folder(folder: Path, split: str) -> list[SourcePair]:
+def read_annotators(path: Path) -> dict[str, tuple[SourcePair, ...]]:
+    """The images of a folder with ``images/`` and several of ``masks_NAME/``, with each annotator's label maps.
+
+    Images are the same for all annotators, in the same order. Empty if there are no such folders.
+
+    Raises:
+        InputError: an image lacks a label map of an annotator, or has several (all of these at once).
+    """
+    names = [name for name in _names(path) if name.startswith(ANNOTATOR) and name != TRUSTED]
+    found: dict[str, tuple[SourcePair, ...]] = {}
+    problems: list[str] = []
+    for name in names:
+        try:
+            found[name.removeprefix(ANNOTATOR)] = tuple(_folder(path, "", name))
+        except ProblemsError as error:
+            problems += error.problems
+    if problems:
+        raise ProblemsError(shown(path), problems)
+    return found
+
+
+def _folder(folder: Path, split: str, masks_in: str | None = None) -> list[SourcePair]:
     """Pairs of one folder, or of its sub-folders for images and masks."""
     names = _names(folder)
-    masks_in = next((name for name in MASKS if name in names), None)
+    if masks_in is None:
+        masks_in = next((name for name in MASKS if name in names), None)
     apart = IMAGES in names
     if apart and masks_in is None:
         raise InputError(f"{shown(folder)}: has {IMAGES}/ but neither masks/ nor labels/; put the label maps there")

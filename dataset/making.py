@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from dataset.folder import KINDS, REJECTED, Folder, Heartbeat
 from dataset.inspection import read_labels, read_pair
-from dataset.pairing import digest_of, turn
+from dataset.pairing import digest_of
 from dataset.plan import MULTIPLE, Item, Plan, Source, Unit
 from dataset.quality import UNTRUSTED, Look, OriginModel, Quality, judge, trusted
 from imaging.errors import InputError, one_line
 from imaging.images import crop, encode_png, pad_to_multiple, read_image
 from imaging.provenance import Provenance, file_sha256
 from imaging.rawfile import shown
+from imaging.turns import turn
 from sampler.errors import NotFiniteError
 from sampler.inputs import TransferInputs
 from sampler.prepare import Pipeline

@@ -9,20 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataset.shape import ShapeDescriptor, fraction_distance, shape_distance
 from imaging.errors import InputError
-
-Dihedral = Literal[
-    "identity", "rotate90", "rotate180", "rotate270", "flip", "flip_rotate90", "flip_rotate180", "flip_rotate270"
-]
-DIHEDRAL: tuple[Dihedral, ...] = get_args(Dihedral)
-KEEP_SIZE = ("identity", "rotate180", "flip", "flip_rotate180")
-"""Elements that a map which is not square keeps its size under; others are not used on it."""
+from imaging.turns import DIHEDRAL, KEEP_SIZE, Dihedral, turn
 
 NEAREST = 3
 """For each round so many candidates are taken by class fractions, of which the half nearest in shape remains."""
@@ -49,13 +42,6 @@ class Choice:
     shape_distance: float
 
 
-def turn(array: NDArray[np.generic], element: str) -> NDArray[np.generic]:
-    """[H, W] or [H, W, 3] under an element of the dihedral group: flipped left to right or not, then turned left."""
-    flipped = array[:, ::-1] if element.startswith("flip") else array
-    quarters = int("".join(filter(str.isdigit, element)) or 0) // 90
-    return np.ascontiguousarray(np.rot90(flipped, quarters, axes=(0, 1)))
-
-
 def digest_of(labels: NDArray[np.int64]) -> str:
     """SHA-256 of a label map [H, W], its size included."""
     head = f"{labels.shape[0]}x{labels.shape[1]}:".encode()
@@ -64,7 +50,7 @@ def digest_of(labels: NDArray[np.int64]) -> str:
 
 def candidate(name: str, labels: NDArray[np.int64], descriptor: ShapeDescriptor) -> Candidate:
     """The candidate of a label map [H, W]."""
-    turned = tuple(digest_of(np.asarray(turn(labels, element))) for element in DIHEDRAL)
+    turned = tuple(digest_of(turn(labels, element)) for element in DIHEDRAL)
     return Candidate(name, turned[0], (labels.shape[0], labels.shape[1]), descriptor, turned)
 
 

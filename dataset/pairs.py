@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imaging.errors import InputError, brief
+from imaging.rawfile import read_bytes, shown
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ def leaks(pairs: Iterable[SourcePair]) -> list[str]:
                     f"one is known in the other; put all images of a {what} into one split"
                 )
     return found
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The names in a text file, one a line, empty lines apart. Raises InputError."""
+    try:
+        names = tuple(line for line in read_bytes(path).decode("utf-8").split("\n") if line)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shown(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    if not names:
+        raise InputError(f"{shown(path)}: has no names; write those of the images, one a line")
+    return names
+
+
+def named(pairs: Sequence[SourcePair], names: Iterable[str], where: Path) -> list[SourcePair]:
+    """Those of ``pairs`` that ``names`` name, in their order. Raises InputError if there is no such image."""
+    wanted = set(names)
+    missing = sorted(wanted - {pair.name for pair in pairs})
+    if missing:
+        raise InputError(f"{shown(where)}: names {brief(missing[0])}, and there is no such image to take; mend it")
+    return [pair for pair in pairs if pair.name in wanted]
 
 
 def choose_split(pairs: Sequence[SourcePair], wanted: str | None) -> tuple[list[SourcePair], str]:

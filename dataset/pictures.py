@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dataset.folder import Folder
 from dataset.inspection import read_labels
-from dataset.pairing import turn
 from dataset.plan import Item, Plan
 from imaging.errors import InputError
 from imaging.images import read_image
 from imaging.panel import paint
+from imaging.turns import turn
 
 MOST_SHOWN = 24
 TILE = 160

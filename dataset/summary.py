@@ -24,6 +24,8 @@ FAILED = "failed.jsonl"
 SHEETS = "contact_sheets"
 CALIBRATION = "calibration.json"
 PLOT = "quality.png"
+FINISHED = "finished"
+"""In ``work/``: holds `counted_state` when all of the above has been written."""
 COLUMNS = (
     *(
         "file_name",

@@ -29,10 +29,8 @@ def read_manifest(path: Path) -> list[SourcePair]:
     Raises:
         InputError: the file cannot be read, is no such table, is empty, or a row is not usable (all such rows at once).
     """
-    kind = path.suffix.lower()
-    rows = _parquet(path) if kind == ".parquet" else _csv(path) if kind == ".csv" else _json_lines(path)
     pairs, problems = [], []
-    for place, row in rows:
+    for place, row in read_rows(path):
         try:
             pairs.append(_pair(path.parent, place, row))
         except InputError as error:
@@ -42,6 +40,16 @@ def read_manifest(path: Path) -> list[SourcePair]:
     if not pairs:
         raise InputError(f"{shown(path)}: lists no images; give a row for each, with {IMAGE} and {MASK}")
     return pairs
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each row of a manifest with its place for messages; of a Parquet file the known columns alone.
+
+    Raises:
+        InputError: the file cannot be read or is no such table.
+    """
+    kind = path.suffix.lower()
+    return _parquet(path) if kind == ".parquet" else _csv(path) if kind == ".csv" else _json_lines(path)
 
 
 def _pair(folder: Path, place: str, row: Row) -> SourcePair:

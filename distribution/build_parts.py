@@ -17,10 +17,11 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import SetupError
 
 PACKAGE = "stainloom"
-PARTS = ("commands", "dataset", "imaging", "kernels", "model", "sampler")
+PARTS = ("commands", "dataset", "evaluation", "imaging", "kernels", "model", "sampler")
 MODULES = ("cli",)
 OWN = {*PARTS, *MODULES}
 DATA = {
+    "evaluation": ("review/page/*",),
     "demo": ("weights/**/*",),
     "examples": ("README.md", "small/*"),
     "model": ("data/*",),

@@ -21,7 +21,7 @@ PALETTE = (
     (240, 228, 66),
     (90, 90, 90),
 )
-CAPTIONS = ("origin", "origin mask", "target mask", "result")
+FOUND = "foreground found"
 
 _GAP = 8
 _SWATCH = 12
@@ -54,13 +54,17 @@ def paint(labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
 
 def panel(
     origin: NDArray[np.uint8],
-    origin_labels: NDArray[np.int64],
+    origin_labels: NDArray[np.int64] | None,
     target_labels: NDArray[np.int64],
     result: NDArray[np.uint8],
     class_names: Sequence[str],
     fonts: Sequence[Font | None] | None = None,
+    foregrounds: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> NDArray[np.uint8]:
     """Put origin [H, W, 3], its labels [H, W], target labels [H', W'] and result [H', W', 3] side by side.
+
+    Without the origin's labels their place is empty. ``foregrounds`` of origin [H, W] and target [H', W'], where they
+    were found, stand beside these: what is not foreground is pale.
 
     Pixels keep their size; below the captions and images a legend names the classes, each in its font of ``fonts``
     (`imaging.fonts.fonts_for`; None: Pillow's own for all). A name without one is written as its number, one that is
@@ -69,11 +73,21 @@ def panel(
     Raises:
         ValueError: a mask and its image differ in size, or a label is neither a class nor ignored.
     """
-    pairs = ((origin_labels, origin), (target_labels, result))
-    if any(labels.shape != image.shape[:2] for labels, image in pairs):
-        raise ValueError("a mask and its image differ in size")
     count = len(class_names)
-    tiles = [Image.fromarray(t) for t in (origin, paint(origin_labels, count), paint(target_labels, count), result)]
+    mine, theirs = (None, None) if foregrounds is None else foregrounds
+    painted = paint(target_labels, count)
+    shown = [
+        ("origin", origin, origin),
+        ("origin mask", None if origin_labels is None else paint(origin_labels, count), origin),
+        (FOUND, None if mine is None else _faded(origin, mine), origin),
+        ("target mask", painted, result),
+        (FOUND, None if theirs is None else _faded(painted, theirs), result),
+        ("result", result, result),
+    ]
+    there = [(caption, tile, image) for caption, tile, image in shown if tile is not None]
+    if any(tile.shape != image.shape for _, tile, image in there):
+        raise ValueError("a mask and its image differ in size")
+    tiles, captions = [Image.fromarray(tile) for _, tile, _ in there], [caption for caption, *_ in there]
 
     font = ImageFont.load_default()
     own = [font] * count if fonts is None else [font if each is None else each for each in fonts]
@@ -81,7 +95,7 @@ def panel(
         (_short(name) if fonts is None or fonts[index] is not None else "") or f"class {index}"
         for index, name in enumerate(class_names)
     ]
-    columns = [max(tile.width, _text_width(font, caption)) for tile, caption in zip(tiles, CAPTIONS, strict=True)]
+    columns = [max(tile.width, _text_width(font, caption)) for tile, caption in zip(tiles, captions, strict=True)]
     width = sum(columns) + _GAP * (len(tiles) + 1)
     names = [_fitting(each, name, width - 2 * _GAP - _INDENT) for each, name in zip(own, names, strict=True)]
     rows = _legend_rows(own, names, width - 2 * _GAP)
@@ -93,7 +107,7 @@ def panel(
     draw = ImageDraw.Draw(sheet)
 
     left = _GAP
-    for tile, caption, column in zip(tiles, CAPTIONS, columns, strict=True):
+    for tile, caption, column in zip(tiles, captions, columns, strict=True):
         draw.text((left, _GAP), caption, fill=_BLACK, font=font)
         sheet.paste(tile, (left, image_top))
         left += column + _GAP
@@ -104,6 +118,13 @@ def panel(
             draw.rectangle((x, top, x + _SWATCH - 1, top + _SWATCH - 1), fill=colour(index))
             draw.text((x + _INDENT, top), names[index], fill=_BLACK, font=own[index])
     return np.array(sheet)
+
+
+def _faded(image: NDArray[np.uint8], foreground: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The image [H, W, 3], pale where ``foreground`` [H, W] is not. Raises ValueError if they differ in size."""
+    if image.shape[:2] != foreground.shape:
+        raise ValueError("a mask and its image differ in size")
+    return np.where(foreground[..., None], image, 255 - (255 - image) // 4).astype(np.uint8)
 
 
 def _short(name: str) -> str:

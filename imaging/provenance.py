@@ -149,6 +149,8 @@ def command_line(
             result.append(_flag_with(flag, str(value), encoding))
         elif len(value) == 1:
             result.append(_flag_with(flag, str(value[0]), encoding))
+        elif any(str(item).startswith("-") for item in value):
+            result += [_flag_with(flag, str(item), encoding) for item in value]
         elif value:
             result += [flag, *(_quote(str(item), encoding) for item in value)]
     return " ".join(result)

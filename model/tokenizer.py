@@ -111,6 +111,18 @@ class Tokenizer:
                 ids += [self.vocabulary[piece] for piece in self._merge(word)]
         return ids
 
+    def position(self, text: str, word: str) -> int | None:
+        """The place among the 77 tokens, or beyond them, of the first piece of ``word``, of letters alone, in ``text``.
+
+        None where ``text`` has no such word, written alike and between what are no letters.
+        """
+        text, word = (unicodedata.normalize("NFC", each) for each in (text, word))
+        for found in regex.finditer(rf"(?<![\p{{L}}\p{{M}}]){regex.escape(word)}(?![\p{{L}}\p{{M}}])", text):
+            before, rest = self.encode(text[: found.start()]), self.encode(text[found.start() :])
+            if before + rest == self.encode(text):
+                return 1 + len(before)
+        return None
+
     def _merge(self, word: str) -> list[str]:
         pieces = [self._bytes[byte] for byte in word.encode("utf-8")]
         pieces[-1] += END_OF_WORD

@@ -113,6 +113,10 @@ class Attention(nn.Module):
         """[B, N, h·D] -> a view [B, h, N, D]."""
         return rearrange(tokens, "b n (h d) -> b h n d", h=self.num_heads)
 
+    def queries(self, tokens: Tensor) -> Tensor:
+        """[B, N, C] -> [B, h, N, D]."""
+        return self.split(self.to_q(tokens))
+
     def keys_values(self, context: Tensor) -> KeyValue:
         """Project ``context`` [B, M, C_context] to keys and values [B, h, M, D]."""
         if self.fused is None:
@@ -133,7 +137,7 @@ class Attention(nn.Module):
             q, (k, v) = self.queries_keys_values(x)
             out = plain(q, k, v)
         elif isinstance(source, LayerKVSource):
-            q = self.split(self.to_q(x))
+            q = self.queries(x)
             k, v = (t.expand(x.shape[0], -1, -1, -1) for t in self.keys_values(source.tokens))
             if source.classes is None:
                 out = cross_image_attention(q, k, v, contrast=source.contrast, impl=source.impl)
@@ -141,7 +145,7 @@ class Attention(nn.Module):
                 out = source.classes.attend(q, k, v, source.contrast, source.impl)
         else:
             k, v = (t.expand(x.shape[0], -1, -1, -1) for t in source)
-            out = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)
+            out = F.scaled_dot_product_attention(self.queries(x), k, v)
         return self.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -227,6 +231,10 @@ class SpatialTransformer(nn.Module):
             grid = self.proj_in(normalise(self.norm, x, silu=False, impl=impl))
             tokens = rearrange(grid, "b c h w -> b (h w) c")
             return Tokens(tokens, self.block.norm1(tokens))
+
+    def text_tokens(self, tokens: Tokens, kv_source: LayerKVSource | None) -> Tensor:
+        """What attention to the text makes its queries from, [B, N, C]. Computes the self-attention once more."""
+        return self.block.norm2(tokens.plain + self.block.attn1(tokens.normed, kv_source))
 
     def attend(
         self, x: Tensor, tokens: Tokens, text: KeyValue, kv_source: LayerKVSource | None, impl: Implementation

@@ -31,6 +31,7 @@ from model.unet_blocks import (
     Layer,
     MidBlock,
     UpBlock,
+    Wanted,
 )
 
 
@@ -90,7 +91,7 @@ class UNet(nn.Module):
 
     @overload
     def forward(
-        self, z: Tensor, cond: Conditioning, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
+        self, z: Tensor, cond: Conditioning, *, kv_source: KVSource | None = None, capture: Iterable[Wanted] = ()
     ) -> Prediction: ...
 
     @overload
@@ -105,15 +106,15 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         *,
         kv_source: KVSource | None = None,
-        capture: Iterable[int] = (),
+        capture: Iterable[Wanted] = (),
     ) -> Prediction | Tensor:
         """Noise prediction, with keys and values from ``kv_source`` where it has some; and features on the way.
 
-        ``capture`` names the levels whose self-attention's features are wanted. Called as published UNets are, with
-        timesteps ``t`` and text states ``context`` in place of ``cond``, it gives eps [B, 4, h, w] alone.
+        ``capture`` names the levels whose self-attention's features are wanted, or single layers. Called as published
+        UNets are, with timesteps ``t`` and text states ``context`` in place of ``cond``, it gives eps [B, 4, h, w].
 
         Raises:
-            ValueError: a side of ``z`` is not a multiple of 2 ** (levels - 1), or a captured level has no attention.
+            ValueError: a side of ``z`` is not a multiple of 2 ** (levels - 1), or a captured layer is not there.
         """
         if not isinstance(cond, Conditioning):
             if context is None:
@@ -133,8 +134,8 @@ class UNet(nn.Module):
         own, cross = self._decode(*self._encode(z, cond), cond, [None, kv_source], Capture(()))
         return self._out(own, cond), self._out(cross, cond)
 
-    def features(self, z: Tensor, cond: Conditioning, levels: Iterable[int]) -> AttentionFeatures:
-        """The features of the decoder's self-attention at ``levels``: the pass ends at the last layer that has them.
+    def features(self, z: Tensor, cond: Conditioning, levels: Iterable[Wanted]) -> AttentionFeatures:
+        """The features at ``levels``, as the call captures them: the pass ends with the last layer that has them.
 
         Raises ValueError as the call does.
         """
@@ -152,16 +153,32 @@ class UNet(nn.Module):
         time = self.time_embedding(embedding.to(context.dtype))
         return Conditioning([block.condition(context, time) for block in self._blocks()], free_u, impl)
 
-    def layers(self, levels: Iterable[int]) -> list[Layer]:
-        """The decoder's self-attention layers at ``levels``, in the order in which they run.
+    def layers(self, wanted: Iterable[Wanted]) -> list[Layer]:
+        """The decoder's self-attention layers at levels, and single layers, in the order in which they run.
 
-        Raises ValueError for a level without attention.
+        Raises ValueError for a level without attention, and for a layer that is not there.
         """
-        wanted = sorted(set(levels), reverse=True)
-        for level in wanted:
+        positions, layers = range(self.config.layers_per_block + 1), set()
+        for each in wanted:
+            level = each.level if isinstance(each, Layer) else each
             if not (0 <= level < self.config.levels and self.config.attention[level]):
                 raise ValueError(f"level {level} of this UNet has no self-attention")
-        return [Layer(level, position) for level in wanted for position in range(self.config.layers_per_block + 1)]
+            if isinstance(each, Layer) and each.position not in positions:
+                raise ValueError(f"level {level} of this UNet has {len(positions)} layers, no number {each.position}")
+            layers.update([each] if isinstance(each, Layer) else [Layer(level, position) for position in positions])
+        return sorted(layers, key=lambda layer: (-layer.level, layer.position, layer.text))
+
+    def queries_keys(self, layer: Layer, tokens: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
+        """What the decoder's ``layer`` makes of its captured ``tokens`` [B, N, C]: queries and keys, [B, h, N, D].
+
+        Of attention to the text the keys are the text's, [B or 1, h, 77, D].
+        """
+        number = self.config.levels - 1 - layer.level
+        block = cast(SpatialTransformer, cast(UpBlock, self.up_blocks[number]).attentions[layer.position]).block
+        if not layer.text:
+            return block.attn1.queries(tokens), block.attn1.split(block.attn1.to_k(tokens))
+        text = cond.blocks[self.config.levels + 1 + number].text[layer.position]
+        return block.attn2.queries(tokens), text.key
 
     def fuse(self) -> None:
         """Lay the projections of every self-attention together, for speed. Once the weights are final."""

@@ -20,14 +20,25 @@ from model.transformer import Classes, KeyValue, LayerKVSource, SpatialTransform
 
 
 class Layer(NamedTuple):
-    """A self-attention layer of the decoder, number ``position`` of those at ``level``."""
+    """A self-attention layer of the decoder, number ``position`` of those at ``level``.
+
+    With ``text`` it is the attention to the text that follows.
+    """
 
     level: int
     position: int
+    text: bool = False
+
+
+Wanted = int | Layer
+"""What is captured: all self-attention layers of a level, or one layer."""
 
 
 AttentionFeatures = Mapping[Layer, Tensor]
-"""The tokens [B, N, C] that self-attention layers of the decoder make their queries, keys and values from."""
+"""The tokens [B, N, C] that self-attention layers of the decoder make their queries, keys and values from.
+
+Of attention to the text, those that it makes its queries from.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,12 @@ class Capture:
 
     def see(self, layer: Layer, tokens: Tensor) -> None:
         """Take ``tokens`` [B, N, C] if they are wanted."""
-        if layer in self._layers:
+        if self.wants(layer):
             self.features[layer] = tokens
+
+    def wants(self, layer: Layer) -> bool:
+        """Whether ``layer`` is among those captured."""
+        return layer in self._layers
 
     @property
     def finished(self) -> bool:
@@ -201,6 +216,9 @@ class UpBlock(Block):
             if capture.finished:
                 return passes
             kv = [None if source is None else source.at(layer) for source in kv_sources]
+            text = layer._replace(text=True)
+            if capture.wants(text):
+                capture.see(text, attention.text_tokens(tokens[0], kv[0]))
             if len(passes) < len(kv) and any(each is not None for each in kv):
                 # Here the passes part: they have the same queries and look at different images.
                 passes, tokens = passes * len(kv), tokens * len(kv)

@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels import Implementation
 from model.free_u import FreeU
 from model.unet import Conditioning, Prediction, UNet
-from model.unet_blocks import AttentionFeatures, KVSource
+from model.unet_blocks import AttentionFeatures, KVSource, Wanted
 from sampler.cuda_graphs import GraphedUNet, with_cuda_graphs
 
 Times = int | Sequence[int]
@@ -20,9 +20,9 @@ Times = int | Sequence[int]
 
 
 class Denoiser(Protocol):
-    """Noise prediction: latents [B, 4, h, w] and timesteps -> eps [B, 4, h, w], and features at the captured levels."""
+    """Noise prediction: latents [B, 4, h, w] and timesteps -> eps [B, 4, h, w], and features of what is captured."""
 
-    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[int] = ()) -> Prediction:
+    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[Wanted] = ()) -> Prediction:
         """The prediction."""
 
 
@@ -62,7 +62,7 @@ class TextConditionedUNet:
         raise ValueError(f"timesteps {t} are not neighbours in this run")
 
     def __call__(
-        self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
+        self, z: Tensor, t: Times, *, kv_source: KVSource | None = None, capture: Iterable[Wanted] = ()
     ) -> Prediction:
         """eps in the type of ``z``; features in the UNet's."""
         predicted = self.unet(z.to(self.dtype), self.at(t), kv_source=kv_source, capture=capture)
@@ -86,7 +86,7 @@ class CFGDenoiser:
     unconditional: TextConditionedUNet
     scale: float
 
-    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[int] = ()) -> Prediction:
+    def __call__(self, z: Tensor, t: Times, *, capture: Iterable[Wanted] = ()) -> Prediction:
         """A scale of 1 costs one network call, any other two. Features are those of the pass under the text."""
         text = self.text(z, t, capture=capture)
         if self.scale == 1.0:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.unet import Conditioning, Prediction, UNet
-from model.unet_blocks import AttentionFeatures, KVSource
+from model.unet_blocks import AttentionFeatures, KVSource, Wanted
 
 Work = Callable[..., Sequence[Tensor]]
 """A function of tensors alone: whatever else it uses must be the same in every call of its kind."""
@@ -39,7 +39,7 @@ class _Call:
     method: str
     cond: Conditioning
     kv_source: KVSource | None = None
-    levels: tuple[int, ...] = ()
+    levels: tuple[Wanted, ...] = ()
 
     @property
     def kind(self) -> Hashable:
@@ -76,7 +76,7 @@ class GraphedUNet:
         self._recordings: dict[Hashable, Recording] = {}
 
     def __call__(
-        self, z: Tensor, cond: Conditioning, *, kv_source: KVSource | None = None, capture: Iterable[int] = ()
+        self, z: Tensor, cond: Conditioning, *, kv_source: KVSource | None = None, capture: Iterable[Wanted] = ()
     ) -> Prediction:
         """As `UNet.forward`."""
         levels = tuple(capture)

@@ -60,7 +60,8 @@ class OnDisk:
     def fetch(self, device: torch.device) -> AttentionFeatures:
         """As `CacheEntry.fetch`."""
         tensors = load_file(self.path, device=str(device))
-        return {Layer(*map(int, name.split("."))): tokens for name, tokens in tensors.items()}
+        places = {name: [int(part) for part in name.split(".")] for name in tensors}
+        return {Layer(level, position): tensors[name] for name, (level, position) in places.items()}
 
 
 class FeatureCache:
@@ -130,7 +131,7 @@ class FeatureCache:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="stainloom-")
             path = Path(self._folder.name) / f"{next(self._numbers)}.safetensors"
-            save_file({f"{level}.{position}": own(tokens) for (level, position), tokens in features.items()}, path)
+            save_file({f"{at.level}.{at.position}": own(tokens) for at, tokens in features.items()}, path)
             return OnDisk(path)
         except (OSError, SafetensorError):
             if path is not None:

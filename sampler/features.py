@@ -69,5 +69,7 @@ class FeaturesOfMany:
 
 
 def row_of(features: AttentionFeatures, row: int, levels: Sequence[int]) -> AttentionFeatures:
-    """The features at ``levels`` of one image of a batch, [1, N, C] by layer."""
-    return {layer: tokens[row : row + 1] for layer, tokens in features.items() if layer.level in levels}
+    """The features at ``levels`` of one image of a batch, [1, N, C] by layer: those of self-attention."""
+    return {
+        layer: tokens[row : row + 1] for layer, tokens in features.items() if layer.level in levels and not layer.text
+    }

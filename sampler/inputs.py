@@ -19,16 +19,22 @@ class TransferInputs:
     """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
 
     ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1, or
-    num_classes for pixels that belong to no class.
+    num_classes for pixels that belong to no class. Without the origin's labels the method has none of the origin, and
+    the ``alaluf`` preset finds both images' foreground (`sampler.self_segmentation`).
     """
 
     origin: NDArray[np.uint8]
-    origin_labels: NDArray[np.int64]
+    origin_labels: NDArray[np.int64] | None
     target_labels: NDArray[np.int64]
     num_classes: int
 
     def unmatched_classes(self, factor: int) -> list[int]:
-        """Classes of the target that AdaIN leaves as they are, for want of 2 latent positions of ``factor`` px."""
+        """Classes of the target that AdaIN leaves as they are, for want of 2 latent positions of ``factor`` px.
+
+        None without the origin's labels.
+        """
+        if self.origin_labels is None:
+            return []
         origin, target = (
             latent_labels(torch.from_numpy(labels), self.num_classes, factor)
             for labels in (self.origin_labels, self.target_labels)
@@ -91,7 +97,7 @@ def draw_field_noise(seed: int, inputs: TransferInputs, settings: Settings, chan
     height, width = (side // factor for side in inputs.target_labels.shape)
     painted = _painted(inputs, settings, generator)
     origin = torch.randn(
-        (settings.steps, channels, *(side // factor for side in inputs.origin_labels.shape)),
+        (settings.steps, channels, *(side // factor for side in inputs.origin.shape[:2])),
         generator=generator,
         dtype=torch.float32,
     )
@@ -112,15 +118,15 @@ def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: 
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def per_step(labels: NDArray[np.int64]) -> Tensor:
-        height, width = labels.shape
+    def per_step(side: tuple[int, ...]) -> Tensor:
+        height, width = side
         shape = (settings.steps, channels, height // factor, width // factor)
         return torch.randn(shape, generator=generator, dtype=torch.float32)
 
     painted = _painted(inputs, settings, generator)
-    origin = per_step(inputs.origin_labels)
-    structure = per_step(inputs.target_labels)
-    fresh = per_step(inputs.target_labels) if settings.fresh_noise > 0.0 else None
+    origin = per_step(inputs.origin.shape[:2])
+    structure = per_step(inputs.target_labels.shape)
+    fresh = per_step(inputs.target_labels.shape) if settings.fresh_noise > 0.0 else None
     return Noise(painted, origin, structure, fresh)
 
 

@@ -7,12 +7,12 @@ Generators yield after each network call, so that a caller can show how far they
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from model.unet_blocks import AttentionFeatures
+from model.unet_blocks import AttentionFeatures, Layer
 from sampler.conditioned_unet import Denoiser
 from sampler.ddim import add_noise, ddim_step, denoise_step
 from sampler.feature_cache import CacheEntry
@@ -23,30 +23,41 @@ from sampler.settings import Settings
 Put = Callable[[AttentionFeatures], CacheEntry | None]
 """Finds a place for features, or has none."""
 
+LayerSchedule = Mapping[int, Sequence[Layer]]
+"""Single layers by step i."""
+
 
 @dataclass(frozen=True)
 class Trajectory:
     """``latents`` [T + 1, 4, h, w] and, where wanted, the ``noise_maps`` w_i [T, 4, h, w] that lead along them.
 
-    Maps that were not computed are zero. ``cached`` holds by step i the features that came by on the way.
+    Maps that were not computed are zero. ``cached`` holds by step i the features that came by on the way, and
+    ``seen`` those of the plan's ``look``.
     """
 
     latents: Tensor
     noise_maps: Tensor | None
     cached: Mapping[int, CacheEntry]
+    seen: AttentionFeatures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class InversionPlan:
-    """The steps that take a network call each, decided before the first, and the features to keep on the way."""
+    """The steps that take a network call each, decided before the first, and the features to keep on the way.
+
+    ``look`` names single layers at steps of denoising again, for self-segmentation.
+    """
 
     ddim: range
     noise_maps: range
     redenoise: range
     capture: FeatureSchedule
+    look: LayerSchedule = field(default_factory=dict)
 
     @staticmethod
-    def of(settings: Settings, *, noise_maps: bool, capture: FeatureSchedule) -> InversionPlan:
+    def of(
+        settings: Settings, *, noise_maps: bool, capture: FeatureSchedule, look: LayerSchedule | None = None
+    ) -> InversionPlan:
         """What ``settings`` ask for. Noise maps, which exist for ``ddpm`` alone, are computed if ``noise_maps``."""
         # Denoising again runs through every executed step; z_out starts later where its way is known.
         first = settings.start_step if settings.redenoise else settings.computed_steps.start
@@ -56,6 +67,7 @@ class InversionPlan:
             noise_maps=range(first, settings.steps - 1) if wanted else range(0),
             redenoise=range(settings.start_step, settings.steps) if settings.redenoise else range(0),
             capture=capture,
+            look=look or {},
         )
 
     @property
@@ -83,14 +95,16 @@ def invert(
     """
     latents, found = ddpm_trajectory(clean, noise, schedule), None
     cached: dict[int, CacheEntry] = {}
+    seen: AttentionFeatures = {}
     if plan.ddim:
         latents = yield from ddim_trajectory(inverting, clean, schedule)
     if plan.noise_maps:
         capture = {} if plan.redenoise else plan.capture
         found, cached = yield from noise_maps(inverting, latents, schedule, plan.noise_maps, capture, batch, put)
     if plan.redenoise:
-        latents, cached = yield from redenoise(text, latents, found, schedule, plan.redenoise, plan.capture, put)
-    return Trajectory(latents, found, cached)
+        again = redenoise(text, latents, found, schedule, plan.redenoise, plan.capture, put, plan.look)
+        latents, cached, seen = yield from again
+    return Trajectory(latents, found, cached, seen)
 
 
 def ddpm_trajectory(clean: Tensor, noise: Tensor, schedule: Sequence[Step]) -> Tensor:
@@ -151,21 +165,26 @@ def redenoise(
     wanted: range,
     capture: FeatureSchedule,
     put: Put,
-) -> Generator[None, None, tuple[Tensor, dict[int, CacheEntry]]]:
+    look: LayerSchedule,
+) -> Generator[None, None, tuple[Tensor, dict[int, CacheEntry], AttentionFeatures]]:
     """Denoise again with the noise ``maps`` of the image's own inversion, one call for each step ``wanted``.
 
-    Returns the trajectory [T + 1, 4, h, w] from there on, and what was kept of the features that ``capture`` asks for.
+    Returns the trajectory [T + 1, 4, h, w] from there on, what was kept of the features that ``capture`` asks for, and
+    the features of the layers that ``look`` names.
     """
     again = latents.clone()
     cached: dict[int, CacheEntry] = {}
+    seen: dict[Layer, Tensor] = {}
     z = latents[wanted.start][None]
     for i in wanted:
-        predicted = denoiser(z, schedule[i].t, capture=capture.get(i, ()))
+        levels, layers = capture.get(i, ()), look.get(i, ())
+        predicted = denoiser(z, schedule[i].t, capture=(*levels, *layers))
         z = denoise_step(z, predicted.eps, schedule[i], None if maps is None or i == len(schedule) - 1 else maps[i])
         again[i + 1] = z[0]
-        _keep(predicted.features, i, cached, put)
+        _keep(row_of(predicted.features, 0, levels), i, cached, put)
+        seen.update((layer, predicted.features[layer]) for layer in layers)
         yield
-    return again, cached
+    return again, cached, seen
 
 
 def _keep(features: AttentionFeatures, i: int, cached: dict[int, CacheEntry], put: Put) -> None:

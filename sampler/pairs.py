@@ -14,6 +14,7 @@ from sampler.conditioned_unet import TextConditionedUNet
 from sampler.feature_cache import CacheEntry
 from sampler.features import Features, FeatureSchedule, FeaturesOfMany
 from sampler.schedule import Step
+from sampler.self_segmentation import Foreground, FoundMasks
 from sampler.settings import Settings
 
 
@@ -22,13 +23,15 @@ class Origin:
     """A real patch as denoising reads it. It depends on no target, so one value serves every further target.
 
     ``latents`` [T + 1, 4, h, w] are its trajectory x_0 … x_T, the last being the clean ones; those before the first
-    executed step are not read. ``labels`` are its label maps by level of the UNet, level 0 at latent resolution.
-    ``cached`` holds its features by step i; what is not there is computed where it is needed.
+    executed step are not read. ``labels`` are its label maps by level of the UNet, level 0 at latent resolution, zeros
+    where none were given. ``cached`` holds its features by step i; what is not there is computed where it is needed.
+    ``foreground`` is what it was found to be, where that was asked for: then AdaIN goes by it and not by labels.
     """
 
     latents: Tensor
     labels: Mapping[int, Tensor]
     cached: Mapping[int, CacheEntry]
+    foreground: Foreground | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Structure:
     noise_maps: Tensor | None
     labels: Mapping[int, Tensor]
     cached: Mapping[int, CacheEntry]
+    foreground: Foreground | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,25 @@ class TransferPair:
     origin: Origin
     structure: Structure
 
+    @property
+    def found(self) -> FoundMasks | None:
+        """Both foregrounds, where they were found."""
+        if self.origin.foreground is None or self.structure.foreground is None:
+            return None
+        return FoundMasks(self.origin.foreground, self.structure.foreground)
+
 
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs that are denoised together: structure b with origin ``rows[b]`` of those that there are, each once.
 
-    What is asked of origins is [B, …], or [1, …] where there is one for all.
+    What is asked of origins is [B, …], or [1, …] where there is one for all. ``found`` are the pairs' foregrounds.
     """
 
     origins: Sequence[Origin]
     structures: Sequence[Structure]
     rows: Sequence[int]
+    found: Sequence[FoundMasks] = ()
 
     @staticmethod
     def of(pairs: Sequence[TransferPair]) -> PairBatch:
@@ -69,7 +81,10 @@ class PairBatch:
         origins = list({id(pair.origin): pair.origin for pair in pairs}.values())
         number = {id(origin): row for row, origin in enumerate(origins)}
         rows = [number[id(pair.origin)] for pair in pairs]
-        return PairBatch(origins, [pair.structure for pair in pairs], [0] if len(origins) == 1 else rows)
+        found = [pair.found for pair in pairs if pair.found is not None]
+        # Which of an origin's positions AdaIN takes depends on the pair where foregrounds were found.
+        shared = len(origins) == 1 and not found
+        return PairBatch(origins, [pair.structure for pair in pairs], [0] if shared else rows, found)
 
     def origin_features(
         self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
@@ -109,9 +124,14 @@ class PairBatch:
     def latent_labels(self, num_classes: int, *, as_one: bool) -> tuple[Tensor, Tensor]:
         """Target's and origin's labels at latent resolution: 0..num_classes, the last for no class.
 
-        ``as_one`` makes one class 0 of all classes, and 1 of no class.
+        ``as_one`` makes one class 0 of all classes, and 1 of no class. Where foregrounds were found, they are 0 and
+        the rest is 1, or all is 0 where a pair's are too small.
         """
         target, origin = self.target_labels(0), self.origin_labels(0)
+        if self.found:
+            here = torch.stack([masks.matched("structure") for masks in self.found])
+            there = torch.stack([masks.matched("origin") for masks in self.found])
+            return (~here | (target == num_classes)).long(), (~there).long()
         if as_one:
             return (target == num_classes).long(), (origin == num_classes).long()
         return target, origin

@@ -12,15 +12,27 @@ from torch import Tensor
 
 from model import StableDiffusion
 from model.free_u import FreeU
+from model.unet_blocks import Layer
 from sampler.conditioned_unet import CFGDenoiser, TextConditionedUNet
+from sampler.errors import NotFiniteError
 from sampler.execution import Execution
 from sampler.feature_cache import FeatureCache, feature_bytes, in_place
 from sampler.features import Features, FeatureSchedule
 from sampler.inputs import Noise, TransferInputs
-from sampler.inversion import InversionPlan, Put, Trajectory, invert
+from sampler.inversion import InversionPlan, LayerSchedule, Put, Trajectory, invert
 from sampler.masks import latent_labels
 from sampler.pairs import Origin, Structure
 from sampler.schedule import Step, steps
+from sampler.self_segmentation import (
+    AttentionMap,
+    Foreground,
+    Image,
+    clusters_of,
+    label,
+    map_layers,
+    noun_positions,
+    rows_of,
+)
 from sampler.settings import Settings
 
 
@@ -61,6 +73,33 @@ class Pipeline:
         latents = self.model.vae.encode(image.to(self.device, self.dtype), impl=self.execution.impl)
         return latents.to(self.exact)[0]
 
+    def look(self, inputs: TransferInputs) -> LayerSchedule:
+        """Where the maps are taken if self-segmentation is to find the foreground."""
+        step = self.settings.segmentation_step
+        return {} if step is None or inputs.origin_labels is not None else {step: map_layers(self.model.config.unet)}
+
+    def foreground(self, trajectory: Trajectory, image: Image) -> Foreground | None:
+        """The foreground of the ``image`` whose ``trajectory`` saw its maps; None where none were asked for.
+
+        Raises NotFiniteError.
+        """
+        if not trajectory.seen:
+            return None
+        own, text = map_layers(self.model.config.unet)
+        positions = noun_positions(self.model.tokenizer, self.settings)
+        nouns = self._attention_map(text, trajectory).columns(positions)
+        # Once its rows are there, nothing holds what the map was made of.
+        clusters = clusters_of(rows_of(self._attention_map(own, trajectory)), image)
+        height, width = trajectory.latents.shape[-2:]
+        return label(clusters, nouns, (height, width))
+
+    def _attention_map(self, layer: Layer, trajectory: Trajectory) -> AttentionMap:
+        q, k = self.model.unet.queries_keys(layer, trajectory.seen[layer], self.text.conditioning)
+        found = AttentionMap(q[0], k[0], self.exact)
+        if not found.is_finite:
+            raise NotFiniteError("denoising the images again", self.dtype)
+        return found
+
     def labels(self, labels: NDArray[np.int64], num_classes: int) -> dict[int, Tensor]:
         """A label map [H, W] by level of the UNet: [h, w] at latent resolution and half of it."""
         factor, whole = self.model.config.vae.factor, torch.from_numpy(labels)
@@ -93,14 +132,17 @@ class OriginPlan:
     cached: FeatureSchedule
 
     @staticmethod
-    def of(pipeline: Pipeline, clean: Tensor, cache: FeatureCache, *, reused: bool) -> OriginPlan:
+    def of(
+        pipeline: Pipeline, clean: Tensor, inputs: TransferInputs, cache: FeatureCache, *, reused: bool
+    ) -> OriginPlan:
         """For ``clean`` latents [4, h, w]. Features are cached, as far as there is room, if the origin is ``reused``.
 
         What denoising again comes by costs nothing, so it is kept for a single use too.
         """
         settings, wanted = pipeline.settings, pipeline.settings.origin_features()
         passing = wanted if settings.redenoise else {}
-        inversion = InversionPlan.of(settings, noise_maps=settings.redenoise, capture=passing)
+        look = pipeline.look(inputs)
+        inversion = InversionPlan.of(settings, noise_maps=settings.redenoise, capture=passing, look=look)
         if settings.redenoise or not reused:
             return OriginPlan(inversion, {})
         unet, positions = pipeline.model.config.unet, clean[0].numel()
@@ -113,10 +155,10 @@ class OriginPlan:
         return self.inversion.calls + len(self.cached)
 
 
-def structure_plan(settings: Settings) -> InversionPlan:
+def structure_plan(settings: Settings, look: LayerSchedule | None = None) -> InversionPlan:
     """The network calls that a `Structure` takes. Its own noise maps are left out where only fresh noise enters."""
     wanted = settings.redenoise or settings.fresh_noise < 1.0
-    return InversionPlan.of(settings, noise_maps=wanted, capture=settings.structure_features())
+    return InversionPlan.of(settings, noise_maps=wanted, capture=settings.structure_features(), look=look)
 
 
 def build_origin(
@@ -126,7 +168,10 @@ def build_origin(
 
     Yields after each network call.
     """
-    labels = pipeline.labels(inputs.origin_labels, inputs.num_classes)
+    given = inputs.origin_labels
+    labels = pipeline.labels(
+        np.zeros(inputs.origin.shape[:2], dtype=np.int64) if given is None else given, inputs.num_classes
+    )
     trajectory = yield from pipeline.invert(plan.inversion, clean, noise, cache.put)
     cached = dict(trajectory.cached)
     features = Features(pipeline.text, trajectory.latents, pipeline.schedule, plan.cached, {}, pipeline.execution.batch)
@@ -136,7 +181,7 @@ def build_origin(
             break
         cached[i] = entry
         yield
-    return Origin(trajectory.latents, labels, cached)
+    return Origin(trajectory.latents, labels, cached, pipeline.foreground(trajectory, "origin"))
 
 
 def build_structure(
@@ -145,11 +190,15 @@ def build_structure(
     """Invert the painted mask from its ``clean`` latents [4, h', w']; yields after each network call."""
     settings = pipeline.settings
     labels = pipeline.labels(inputs.target_labels, inputs.num_classes)
-    trajectory = yield from pipeline.invert(structure_plan(settings), clean, noise.structure, in_place)
+    plan = structure_plan(settings, pipeline.look(inputs))
+    trajectory = yield from pipeline.invert(plan, clean, noise.structure, in_place)
     maps = trajectory.noise_maps
     if settings.inversion == "ddpm" and noise.fresh is not None:
         maps = mix_noise(maps, noise.fresh.to(pipeline.device, pipeline.exact), settings.fresh_noise)
-    return Structure(trajectory.latents, maps, labels, trajectory.cached)
+    found = pipeline.foreground(trajectory, "structure")
+    if found is not None:
+        found = found.without(labels[0] == inputs.num_classes)
+    return Structure(trajectory.latents, maps, labels, trajectory.cached, found)
 
 
 def mix_noise(structure: Tensor | None, fresh: Tensor, share: float) -> Tensor:

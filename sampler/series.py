@@ -22,9 +22,10 @@ from sampler.field_denoising import Field, FieldSteps, Reached, denoise_field
 from sampler.inputs import FieldNoise, TransferInputs, draw_field_noise, draw_noise, to_pixels, to_unit_range
 from sampler.pairs import Origin, Structure, TransferPair
 from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
+from sampler.self_segmentation import FoundMasks
 from sampler.settings import Settings
 
-Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode"]
+Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode", "train", "judge", "embed", "compare"]
 T = TypeVar("T")
 
 
@@ -47,12 +48,14 @@ class Progress:
 class Result:
     """The new image, uint8 RGB [H', W', 3], and the latents it was decoded from, float32 [1, 4, h', w'].
 
-    ``index`` is its place among the tasks of a series.
+    ``index`` is its place among the tasks of a series; ``found`` are the foregrounds that AdaIN went by, where the
+    method found them itself.
     """
 
     image: NDArray[np.uint8]
     latents: Tensor
     index: int = 0
+    found: FoundMasks | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,14 @@ class GenerationTask:
     @property
     def structure_key(self) -> Hashable:
         """Equal for tasks whose `Structure` is the same: its noise is drawn after the origin's."""
-        return id(self.inputs.target_labels), self.seed, self.inputs.origin_labels.shape
+        inputs = self.inputs
+        return id(inputs.target_labels), self.seed, inputs.origin.shape, inputs.origin_labels is None
 
     @property
     def shapes(self) -> Hashable:
         """Equal for tasks that can share a batch."""
-        return self.inputs.origin_labels.shape, self.inputs.target_labels.shape, self.inputs.num_classes
+        inputs = self.inputs
+        return inputs.origin.shape, inputs.target_labels.shape, inputs.num_classes, inputs.origin_labels is None
 
 
 def generate(
@@ -124,15 +129,18 @@ def run_series(
             members = [tasks[index] for index in batch]
             later = [tasks[index] for other in batches[number + 1 :] for index in other]
             yield from shared.prepare(members, later)
+            found: list[FoundMasks | None] = [None] * len(members)
             if shared.in_windows(members[0]):
                 z = yield from _denoise_fields(pipeline, members, batch, shared)
             else:
-                z = yield from _denoise(pipeline, members, shared.pairs(members))
+                pairs = shared.pairs(members)
+                found = [pair.found for pair in pairs]
+                z = yield from _denoise(pipeline, members, pairs)
             # Decoding takes the most memory, so what no later image needs is given up before.
             shared.forget_all_but(later)
             if pipeline.device.type == "cpu":
                 trim_heap()
-            yield from _decode(pipeline, z, batch)
+            yield from _decode(pipeline, z, batch, found)
 
 
 def plan_batches(tasks: Sequence[GenerationTask], settings: Settings, size: int) -> list[list[int]]:
@@ -194,7 +202,10 @@ class _Shared:
             latents[key] = pipeline.encode(image)
         yield Progress("encode", len(images), len(images), len(members))
 
-        plans = {key: OriginPlan.of(pipeline, latents[key], self._cache, reused=key in reused) for key in origins}
+        plans = {
+            key: OriginPlan.of(pipeline, latents[key], task.inputs, self._cache, reused=key in reused)
+            for key, task in origins.items()
+        }
         inverted = {} if windows else structures
         total = sum(plan.calls for plan in plans.values()) + structure_plan(settings).calls * len(inverted)
         ticks = _Ticks("invert", total, len(members))
@@ -309,10 +320,12 @@ def decode(model: StableDiffusion, latents: Tensor, impl: Implementation) -> NDA
     return to_pixels(decoded)
 
 
-def _decode(pipeline: Pipeline, z: Tensor, indices: Sequence[int]) -> Iterator[Progress | Result]:
+def _decode(
+    pipeline: Pipeline, z: Tensor, indices: Sequence[int], found: Sequence[FoundMasks | None]
+) -> Iterator[Progress | Result]:
     """Images of latents [B, 4, h', w'], one after the other."""
     for row, index in enumerate(indices):
         latents = z[row : row + 1]
         image = decode(pipeline.model, latents, pipeline.execution.impl)
         yield Progress("decode", row + 1, len(indices), len(indices))
-        yield Result(image, latents.float().cpu(), index)
+        yield Result(image, latents.float().cpu(), index, found[row])

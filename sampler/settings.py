@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -16,6 +17,8 @@ AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
 DDPM_SKIP_STEPS = 32
 SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
 MOST_STEPS = 999
+MOST_NOUNS = 32
+LONGEST_NOUN = 64
 CONTRASTS = (1e-6, 1e6)
 """What contrast may be, both included: within it every implementation of attention holds in float32."""
 WINDOW = 512
@@ -59,6 +62,21 @@ def _intensities(values: tuple[float, ...]) -> str | None:
     return None if within else "must be intensities from 0 (black) to 1 (white)"
 
 
+def _words(*words: str) -> str | None:
+    composed = [unicodedata.normalize("NFC", word) for word in words]
+    fine = 0 < len(words) <= MOST_NOUNS and all(word.isalpha() and len(word) <= LONGEST_NOUN for word in composed)
+    return None if fine and len(set(words)) == len(words) else f"must be one word of letters, {LONGEST_NOUN} at most"
+
+
+def _nouns(words: tuple[str, ...]) -> str | None:
+    return None if _words(*words) is None else f"must be different words of letters with commas, {MOST_NOUNS} at most"
+
+
+def prompt_of(domain: str) -> str:
+    """The baseline's prompt (public code of Alaluf et al., without a rule for a and an)."""
+    return f"A photo of a {domain}"
+
+
 def _window(side: int) -> str | None:
     fits = side == 0 or (side >= 2 * MULTIPLE and side % MULTIPLE == 0)
     return None if fits else f"must be a multiple of {MULTIPLE} px from {2 * MULTIPLE} on, or 0 for no windows"
@@ -81,6 +99,20 @@ class Settings:
 
     prompt: str = option(
         "an immunohistochemistry image of epithelium and stroma", "TEXT", "text condition of every network call"
+    )
+    domain: str | None = option(
+        None,
+        "WORD",
+        "what alaluf's images show: its prompt is 'A photo of a WORD', its object WORD",
+        check=none_or(_words),
+        shown="tissue with alaluf",
+    )
+    nouns: tuple[str, ...] | None = option(
+        None,
+        "NOUN,…",
+        "words of the prompt that claim regions where alaluf finds its foreground, the object's first",
+        check=none_or(_nouns),
+        shown="the domain",
     )
     steps: int = option(100, "T", "steps of the whole schedule", check=between(1, MOST_STEPS))
     skip_steps: int | None = option(
@@ -154,9 +186,23 @@ class Settings:
         if self.start_step >= self.steps:
             reason = f"leaves none of {self.steps} steps: must be less than the number of steps"
             raise SettingError("skip_steps", self.start_step, reason)
+        for name in ("domain", "nouns"):
+            if getattr(self, name) is not None and not self.redenoise:
+                raise SettingError(name, getattr(self, name), "belongs to `preset` alaluf, which finds its foreground")
         window = WINDOW if self.window is None else self.window
         if window and self.window_overlap >= window:
             raise SettingError("window_overlap", self.window_overlap, f"must be less than `window`, {window}")
+
+    @property
+    def object_nouns(self) -> tuple[str, ...]:
+        """The nouns that claim regions in self-segmentation, the object's first."""
+        return self.nouns or (() if self.domain is None else (self.domain,))
+
+    @property
+    def segmentation_step(self) -> int | None:
+        """The step i whose network calls give the maps of self-segmentation; None where AdaIN wants no foreground."""
+        wanted = self.redenoise and self.adain == "foreground" and self.adain_range.start < self.num_denoising_steps
+        return self.start_step + self.adain_range.start if wanted else None
 
     def window_for(self, shape: tuple[int, ...]) -> int | None:
         """The windows' side, in px, of a target of ``shape`` (height, width); None if it goes through as a whole."""
@@ -165,8 +211,11 @@ class Settings:
             return WINDOW if largest > LARGEST_WHOLE else None
         return self.window if 0 < self.window < largest else None
 
-    def check_windows(self, shape: tuple[int, ...]) -> None:
+    def check_windows(self, shape: tuple[int, ...], *, finds_foreground: bool = False) -> None:
         """Raise SettingError for what a target of ``shape`` [H', W'] cannot be denoised with in windows."""
+        if finds_foreground and self.segmentation_step is not None and self.window_for(shape):
+            reason = "windows have no foreground of their own to find: give `origin_mask`, or 0"
+            raise SettingError("window", self.window_for(shape), reason)
         if self.adain_features and self.window_for(shape):
             reason = "works within one pass, and a window's statistics are not the field's: leave it out, or `window` 0"
             raise SettingError("adain_features", True, reason)
@@ -249,7 +298,15 @@ class Settings:
 
 PRESETS: Mapping[str, Settings] = {
     "winter": Settings(),
-    "alaluf": Settings(adain="foreground", inversion_guidance=3.5, redenoise=True, counter_lag=1, free_u=True),
+    "alaluf": Settings(
+        prompt=prompt_of("tissue"),
+        domain="tissue",
+        adain="foreground",
+        inversion_guidance=3.5,
+        redenoise=True,
+        counter_lag=1,
+        free_u=True,
+    ),
 }
 
 
@@ -279,10 +336,16 @@ def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in values.items() if name not in overrides and value != getattr(old, name)}
 
 
+def in_words(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt that a domain among ``overrides`` brings, unless they give one: values by field name."""
+    domain = overrides.get("domain")
+    return {} if domain is None or "prompt" in overrides else {"prompt": prompt_of(domain)}
+
+
 def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
     """The ``preset`` with ``overrides`` by field name, checked. Raises SettingError."""
     if preset not in PRESETS:
         raise SettingError("preset", preset, f"must be one of {', '.join(PRESETS)}")
-    settings = replace(PRESETS[preset], **overrides)
+    settings = replace(PRESETS[preset], **in_words(overrides), **overrides)
     settings.check()
     return settings

@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "sampler": frozenset({"model", "kernels"}),
     "imaging": frozenset[str](),
     "dataset": frozenset({"imaging", "sampler"}),
-    "commands": frozenset({"dataset", "imaging", "kernels", "model", "sampler"}),
+    "evaluation": frozenset({"imaging"}),
+    "commands": frozenset({"dataset", "evaluation", "imaging", "kernels", "model", "sampler"}),
 }
 
 

@@ -13,6 +13,8 @@ from kernels.head_widths import split_width
 # Largest shared memory of one block in bytes, by compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
+MOST_REGISTERS = 255
+"""Of one thread, on all of them."""
 
 SKIPPING = False
 """Whether a launch leaves out tiles of keys that contribute nothing. By estimate that pays from 13 % such tiles on, and
@@ -30,6 +32,13 @@ class Tiles:
     maxnreg: int | None = None  # most that one thread may use, so that several programs fit a multiprocessor
     first_n: int = 0  # keys per step of a first pass that finds no output, a multiple of block_n; 0 is block_n
 
+    def registers(self, *, contrast: bool, even: bool) -> int | None:
+        """Most that one thread may use: as listed in the kernel that tiles were chosen by, in others all there are.
+
+        Where none is named, the assembler aims at as few as let more programs fit, and may spill for them.
+        """
+        return self.maxnreg if contrast and even else MOST_REGISTERS
+
     def first_keys(self, *, contrast: bool) -> int:
         """Keys per step of the first pass."""
         return self.first_n if self.first_n and contrast else self.block_n
@@ -40,19 +49,19 @@ class Tiles:
 # skipped, which takes registers. Larger blocks read keys and values from the second-level cache half as often.
 _HALF: tuple[tuple[int, tuple[int, ...], Tiles, Tiles, Tiles], ...] = (
     (64, (90,), Tiles(128, 64, 8, 3, 128, 128), Tiles(64, 64, 4, 3, None, 128), Tiles(64, 64, 4, 3)),
-    (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3)),
+    (64, (100,), Tiles(128, 64, 8, 3, 128), Tiles(64, 64, 4, 3, 255), Tiles(64, 64, 4, 3)),
     (64, (80,), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168)),
-    (64, (86, 89), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 32, 4, 2)),
-    (64, (120,), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2)),
+    (64, (86, 89), Tiles(64, 64, 4, 3, 168), Tiles(64, 64, 4, 3, 168), Tiles(64, 32, 4, 2, 255)),
+    (64, (120,), Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2, 255)),
     (128, (90,), Tiles(128, 64, 8, 3), Tiles(64, 128, 4, 3), Tiles(64, 64, 4, 3)),
     (128, (100,), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3)),
     (128, (80,), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3), Tiles(64, 64, 8, 3)),
     (128, (86, 89), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2)),
-    (128, (120,), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2), Tiles(64, 32, 8, 2)),
+    (128, (120,), Tiles(64, 64, 8, 2), Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2)),
     (160, (90,), Tiles(64, 64, 4, 3), Tiles(64, 64, 4, 3), Tiles(64, 32, 8, 3)),
     (160, (100,), Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3)),
     (160, (80, 86, 89), Tiles(64, 32, 8, 3), Tiles(64, 32, 8, 3), Tiles(64, 16, 8, 2)),
-    (160, (120,), Tiles(32, 64, 8, 2), Tiles(32, 64, 8, 2), Tiles(64, 16, 8, 2)),
+    (160, (120,), Tiles(32, 32, 8, 2), Tiles(32, 32, 8, 2), Tiles(16, 16, 4, 2, 255)),
 )
 
 # float32 is multiplied without tensor cores, so its tiles are small.

@@ -127,6 +127,7 @@ def launch(
         if within_class:
             v, nonfinite = zero_nonfinite(v, key_labels, num_classes)
     first_n = tiles.first_keys(contrast=contrast != 1)
+    even = keys % tiles.block_n == 0 and keys % first_n == 0
     head_dim_0, head_dim_1 = split_width(head_dim)
     with device_of(q):
         attention_kernel[(m_tiles, batch * heads)](
@@ -174,7 +175,7 @@ def launch(
             GROUP=GROUP,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
-            maxnreg=tiles.maxnreg,
+            maxnreg=tiles.registers(contrast=contrast != 1, even=even),
             enable_fp_fusion=True,
         )
         if labels is not None:

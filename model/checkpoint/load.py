@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from model.checkpoint.folder import needed_files, read_folder
+from model.checkpoint.lora import Lora, find_updates, merging
 from model.checkpoint.single_file import read_single_file
 from model.checkpoint.tensors import load_state
 from model.checkpoint.unsupported import PICKLE_SUFFIXES
@@ -24,24 +26,30 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load(
-    source: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    loras: Sequence[Lora] = (),
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x model, ready for inference.
 
     Every parameter is filled exactly once; what does not fit is refused before any weight is read. Memory stays at
-    the size of the weights in ``dtype`` plus one tensor. Of a single file's UNet the plain weights are taken, never
-    the moving average (EMA) beside them; of a folder's variants, the first of plain, ``fp16`` and ``non_ema``.
+    the size of the weights in ``dtype`` plus one tensor, in float64 if a LoRA changes it. Of a single file's UNet the
+    plain weights are taken, never the moving average (EMA) beside them; of a folder's variants, the first of plain,
+    ``fp16`` and ``non_ema``.
 
     Args:
         source: a diffusers folder, a single ``.safetensors`` file in the original layout, or a Hugging Face hub id
             ``owner/name``. An existing path comes before a hub id.
         dtype: float16, bfloat16, float32 or float64, whatever the files hold.
         device: where the weights go.
+        loras: what is merged into the weights, in this order.
 
     Raises:
-        CheckpointError: the source is missing, damaged, incomplete, a pickle, another kind of model, or has a weight
-            that is NaN, infinite or too large for ``dtype``.
-        ValueError: ``dtype`` is not one of those above.
+        CheckpointError: the source or a LoRA is missing, damaged, incomplete, a pickle, another kind of model, or has a
+            weight that is NaN, infinite or too large for ``dtype``.
+        ValueError: ``dtype`` is not one of those above, or a LoRA's weight is not finite.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(str(known) for known in DTYPES)}, not {dtype}")
@@ -58,9 +66,11 @@ def load(
         raise CheckpointError(f"{given}: {problem}: give a model's folder, its .safetensors file or its hub id")
     config, networks, found = unfilled
     target = torch.device(device)
-    for network, entries in zip(networks, found, strict=True):
-        load_state(network, entries, dtype=dtype, device=target)
     unet, vae, text_encoder = networks
+    updates = find_updates(loras, unet, text_encoder)
+    changes = (merging(updates["unet"]), None, merging(updates["text_encoder"]))
+    for network, entries, change in zip(networks, found, changes, strict=True):
+        load_state(network, entries, dtype=dtype, device=target, change=change)
     if target.type == "cuda":
         lay_out_for_gpu(unet, vae)
     return StableDiffusion(unet, vae, text_encoder, tokenizer, config, name)

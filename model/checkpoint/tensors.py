@@ -28,6 +28,7 @@ from model.vae import VAE
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PAGES = 64
 _Built = TypeVar("_Built")
+Change = Callable[[str, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,20 @@ def refuse_unknown(index: CheckpointIndex, known: Collection[str]) -> None:
         raise CheckpointError(f"{index.where}: {problem}: give an unmodified checkpoint")
 
 
-def load_state(module: nn.Module, found: Mapping[str, Entry], *, dtype: torch.dtype, device: torch.device) -> None:
-    """Give ``module``'s parameters the tensors of ``found`` (from `find_parameters`), ready for inference."""
+def load_state(
+    module: nn.Module,
+    found: Mapping[str, Entry],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    change: Change | None = None,
+) -> None:
+    """Give ``module``'s parameters the tensors of ``found`` (from `find_parameters`), ready for inference.
+
+    ``change`` is as in `read_tensors`.
+    """
     parameters = module.state_dict()
-    tensors = read_tensors(found.items(), dtype=dtype, device=device)
+    tensors = read_tensors(found.items(), dtype=dtype, device=device, change=change)
     values = {name: tensor.reshape(parameters[name].shape) for name, tensor in tensors}
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False)
@@ -141,14 +152,38 @@ def abridge(names: Iterable[str]) -> str:
     return ", ".join(map(shown_name, listed[:3])) + (", …" if len(listed) > 3 else "")
 
 
+def read_number(entry: Entry) -> float:
+    """The one number that a tensor of any numeric type holds.
+
+    Raises:
+        CheckpointError: it holds more or none, or one that is not finite, or the file cannot be read any more.
+    """
+    with _telling_damage(entry.path), safe_open(entry.path, framework="pt") as file:
+        stored = file.get_tensor(entry.key)
+    named = f"{entry.path}: {shown_name(entry.key)}"
+    if stored.numel() != 1 or stored.dtype == torch.bool or stored.is_complex():
+        problem = f"has shape {shown(list(stored.shape))} and type {entry.dtype}"
+        raise CheckpointError(f"{named} {problem}: it must be one number; download it again")
+    value = float(stored)
+    if not math.isfinite(value):
+        raise CheckpointError(f"{named} holds NaN or infinity: download it again")
+    return value
+
+
 def read_tensors(
-    wanted: Iterable[tuple[str, Entry]], *, dtype: torch.dtype, device: torch.device
+    wanted: Iterable[tuple[str, Entry]],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    change: Change | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Copy tensors out of their files, each in ``dtype`` on ``device``, under the names given with them.
 
+    ``change`` gives what to take in place of a stored tensor, by its name: a new tensor, or the stored one itself.
+
     Raises:
         CheckpointError: a file cannot be read any more, was changed since it was listed, or holds a value that is NaN,
-            infinite or too large for ``dtype``.
+            infinite or too large for ``dtype``, changed or not.
     """
     by_file: dict[Path, list[tuple[str, Entry]]] = {}
     for name, entry in wanted:
@@ -165,9 +200,10 @@ def read_tensors(
                 stored = file.get_tensor(entry.key)
                 if tuple(stored.shape) != entry.shape or not stored.is_floating_point():
                     raise CheckpointError(f"{path}: was changed while it was read: try again")
-                value = stored.to(device=device, dtype=dtype, copy=True)
+                taken = stored if change is None else change(name, stored)
+                value = taken.to(device=device, dtype=dtype, copy=taken is stored)
                 if not _is_finite(value):
-                    raise _not_finite(entry, stored, dtype)
+                    raise _not_finite(entry, stored, taken, dtype)
                 yield name, value
 
 
@@ -176,12 +212,15 @@ def _is_finite(value: Tensor) -> bool:
     return all(math.isfinite(float(end)) for end in value.aminmax())  # both ends are NaN if any value is
 
 
-def _not_finite(entry: Entry, stored: Tensor, dtype: torch.dtype) -> CheckpointError:
+def _not_finite(entry: Entry, stored: Tensor, taken: Tensor, dtype: torch.dtype) -> CheckpointError:
     if not _is_finite(stored):
         fix = "the weights are damaged, download them again or take others"
         return CheckpointError(f"{entry.path}: {shown_name(entry.key)} holds NaN or infinity: {fix}")
-    largest = max(abs(float(end)) for end in stored.aminmax())
     kind = str(dtype).removeprefix("torch.")
+    if taken is not stored and _is_finite(stored.to(dtype)):
+        problem = f"{shown_name(entry.key)} gets too large for {kind} with `lora`"
+        return CheckpointError(f"{entry.path}: {problem}: give smaller weights with it, as in FILE:0.5")
+    largest = max(abs(float(end)) for end in stored.aminmax())
     narrow = dtype == torch.float16 and largest < torch.finfo(torch.bfloat16).max
     fix = "take `dtype` bf16 or fp32" if narrow else "no type that the networks run in can, take other weights"
     return CheckpointError(f"{entry.path}: {shown_name(entry.key)} holds {largest:.4g}, too large for {kind}: {fix}")

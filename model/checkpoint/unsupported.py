@@ -28,7 +28,7 @@ class Kind:
 # Looked through in this order.
 KINDS = (
     Kind(
-        "a LoRA, which only changes another model (merge it into a full checkpoint first)",
+        "a LoRA, which only changes another model (give it as `lora`, and the model as `weights`)",
         names=(".lora_", "_lora.", "lora_unet_", "lora_te"),
         entries=("adapter_config.json", "pytorch_lora_weights.safetensors"),
     ),

@@ -28,6 +28,8 @@ from tests.commands.running import ROOT
 NAMES = [field.name for field, _ in options_of(Settings)]
 OTHER = Settings(
     prompt="tissue",
+    domain="cat",
+    nouns=("cat", "Hund"),
     steps=50,
     skip_steps=3,
     inversion="ddim",

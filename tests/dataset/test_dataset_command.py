@@ -17,8 +17,8 @@ from PIL import Image
 
 import cli
 from dataset.folder import Folder
-from dataset.pairing import turn
 from dataset.status import describe_status, read_status
+from imaging.turns import turn
 from tests.commands.running import ROOT
 from tests.dataset.annotated import arguments, contents, draw, rows, run
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataset.pairing import DIHEDRAL, candidate, choose_targets, digest_of, item_seed, subset, turn
+from dataset.pairing import candidate, choose_targets, digest_of, item_seed, subset
 from dataset.shape import RADII, ShapeDescriptor, describe, fraction_distance, shape_distance
 from imaging.errors import InputError
+from imaging.turns import DIHEDRAL, turn
 
 
 def blobs(rng: np.random.Generator, share: float, grain: int, side: int = 64) -> np.ndarray:

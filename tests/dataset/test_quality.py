@@ -14,11 +14,11 @@ from dataset.classifier import PixelClassifier, mean_dice, pixel_features
 from dataset.copying import copying
 from dataset.inspection import read_pair
 from dataset.layouts import read_source
-from dataset.pairing import DIHEDRAL, turn
 from dataset.quality import UNTRUSTED, Look, OriginModel, judge, trusted
 from dataset.stain import box_mean, optical_density, stain_densities
 from dataset.tissue import draw_slide, random_slide
 from imaging.classes import ClassMap
+from imaging.turns import DIHEDRAL, turn
 from tests.dataset.real import real_data
 
 

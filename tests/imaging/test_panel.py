@@ -41,6 +41,25 @@ def test_four_tiles_stand_side_by_side_unscaled(target: tuple[int, int]) -> None
     assert (sheet[: places[0][0]] < 128).any(), "no captions above the tiles"
 
 
+def test_foregrounds_that_were_found_stand_beside_what_they_were_found_in() -> None:
+    origin, found = example(48, 64, 2, 0)
+    result, target_labels = example(40, 80, 3, 1)
+    target_found = target_labels == 2
+    names = ["epithelium", "stroma", "lumen"]
+    sheet = panel(origin, None, target_labels, result, names, foregrounds=(found == 1, target_found))
+    painted = paint(target_labels, 3)
+    pale = [255 - (255 - image) // 4 for image in (origin, painted)]
+    shown = [
+        np.where(mask[..., None], image, pale[n])
+        for n, (image, mask) in enumerate(((origin, found == 1), (painted, target_found)))
+    ]
+    tiles = [origin, shown[0].astype(np.uint8), painted, shown[1].astype(np.uint8), result]
+    columns = [find(sheet, tile)[1] for tile in tiles]
+    assert columns == sorted(columns)
+    with pytest.raises(ValueError, match="size"):
+        panel(origin, None, target_labels, result, names, foregrounds=(target_found, target_found))
+
+
 def test_every_class_has_its_colour_in_the_legend() -> None:
     image, _ = example(32, 32, 1, 0)
     blank = np.zeros((32, 32), dtype=np.int64)

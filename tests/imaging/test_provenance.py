@@ -107,8 +107,11 @@ def test_argparse_reads_the_value_back_after_bash(value: str | float) -> None:
 
 def test_printable_values_need_no_bash() -> None:
     values = [value for value in NASTY if value.isprintable()]
-    words = shlex.split(command_line(Provenance("1", "generate", {"prompt": values})))
-    assert words[4:] == values
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--several", nargs="+", action="extend")
+    for several in (values, [value for value in values if not value.startswith("-")]):
+        words = shlex.split(command_line(Provenance("1", "generate", {"several": several})))
+        assert parser.parse_args(words[3:]).several == several
 
 
 def test_picture_without_a_record_is_an_input_error(tmp_path: Path) -> None:

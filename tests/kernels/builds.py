@@ -132,6 +132,7 @@ def build_attention(
     architecture: int,
     *,
     even: bool = True,
+    even_first: bool | None = None,
     contrast: bool = True,
     skip: bool = SKIPPING,
     statistics: bool = True,
@@ -139,8 +140,12 @@ def build_attention(
     sass: Sass = False,
     apart: bool = False,
 ) -> Build:
-    """The attention kernel at one head width; with heads ``apart`` a row's stride is the width itself."""
+    """The attention kernel at one head width; with heads ``apart`` a row's stride is the width itself.
+
+    ``even`` is whether keys fill whole tiles, ``even_first`` the same of the first pass (``even``, if not said).
+    """
     align = 4 if dtype == "float32" else 8
+    whole = even if even_first is None else even_first
     constants: dict[str, Any] = dict.fromkeys(("stride_qd", "stride_kd", "stride_vd", "stride_od"), 1)
     constants |= dict.fromkeys(("stride_qlm", "stride_kln"), 1)
     constants |= {
@@ -151,7 +156,7 @@ def build_attention(
         "BLOCK_N": tiles.block_n,
         "EVEN_N": even,
         "FIRST_N": tiles.first_keys(contrast=contrast),
-        "EVEN_FIRST_N": even,
+        "EVEN_FIRST_N": whole,
         "CONTRAST": contrast,
         "SKIP": skip and contrast,
         "STATISTICS": statistics,
@@ -171,7 +176,8 @@ def build_attention(
     if not statistics:
         scratch = ("partial_counts_ptr", "partial_moments_ptr")
         constants |= dict.fromkeys(("query_labels_ptr", "key_labels_ptr", *scratch))
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": tiles.maxnreg}
+    registers = tiles.registers(contrast=contrast, even=even and whole)
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": registers}
     strides = re.compile(r"stride_[qkvo]z") if apart else ALIGNED_STRIDES
     return compiled(attention_kernel, constants, dtype, architecture, options, sass=sass, aligned_strides=strides)
 

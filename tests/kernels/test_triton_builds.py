@@ -28,10 +28,10 @@ NORM_SHAPES = ((320, 64), (640, 64), (960, 64), (1280, 32), (1920, 32), (1280, 1
 both_layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
 
 
-def shipped(width: int, architecture: int, dtype: str, batch: int = 1, **options: Any) -> Build:
+def shipped(width: int, architecture: int, dtype: str, **options: Any) -> Build:
     itemsize = 4 if dtype == "float32" else 2
     burdened = options.get("within_class", False) or options.get("skip", False)
-    sizes = (width, itemsize, architecture, MULTIPROCESSORS[architecture], batch * 8, SHAPES[width])
+    sizes = (width, itemsize, architecture, MULTIPROCESSORS[architecture], 8, SHAPES[width])
     tiles = choose_tiles(*sizes, burdened=burdened)
     return build_attention(width, dtype, tiles, architecture, **options)
 
@@ -64,30 +64,36 @@ def test_loads_are_in_flight_while_products_run(width: int, options: dict[str, b
         assert not any("0x0" in operands for operands in waits), "all copies are waited for"
 
 
+PLAIN: tuple[dict[str, bool], ...] = (
+    {},
+    {"contrast": False},
+    {"contrast": False, "statistics": False},
+    {"statistics": False},
+    {"even": False},
+    {"even": False, "contrast": False},
+    {"even_first": False},
+)
+BURDENED: tuple[dict[str, bool], ...] = (
+    {"within_class": True},
+    {"within_class": True, "even": False},
+    {"within_class": True, "contrast": False},
+    {"skip": True},
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", list(SHARED_MEMORY))
 @pytest.mark.parametrize("width", list(SHAPES))
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"contrast": False},
-        {"contrast": False, "statistics": False},
-        {"statistics": False},
-        {"within_class": True},
-        {"within_class": True, "even": False},
-        {"skip": True},
-    ],
-    ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()),
-)
-def test_every_variant_fits_the_chip(width: int, architecture: int, options: dict[str, bool]) -> None:
-    assert_sound(shipped(width, architecture, "float16", **options), architecture)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", list(SHARED_MEMORY))
-@pytest.mark.parametrize("width", [40, 80])
-def test_tiles_for_eight_images_fit_the_chip(width: int, architecture: int) -> None:
-    assert_sound(shipped(width, architecture, "float16", batch=8), architecture)
+@pytest.mark.parametrize("queries", [64, 1 << 20], ids=["few queries", "many queries"])
+@pytest.mark.parametrize("options", [*PLAIN, *BURDENED], ids=str)
+def test_every_row_of_the_table_fits_the_chip_in_every_variant(
+    width: int, architecture: int, queries: int, options: dict[str, bool]
+) -> None:
+    burdened = options in BURDENED
+    if burdened and queries == 64:
+        pytest.skip("one row whatever the queries")
+    tiles = choose_tiles(width, 2, architecture, MULTIPROCESSORS[architecture], 8, queries, burdened=burdened)
+    assert_sound(build_attention(width, "float16", tiles, architecture, **options), architecture)
 
 
 @pytest.mark.slow

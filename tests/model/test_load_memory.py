@@ -10,6 +10,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from model.clip import TextEncoder
 from model.config import SD15, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.unet import UNet
 from model.vae import VAE
+from tests.model.lora_files import kohya, random_pairs, write
 from tests.model.originals import single_file_tensors
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
@@ -33,13 +35,14 @@ MIDDLE = ModelConfig(
     text=TextConfig(width=64, mlp_width=256, layers=2, num_heads=1),
 )
 PROGRAM = """
-import re, sys, torch, model
+import re, sys, torch, model, model.checkpoint.lora
 def resident(field):
     with open("/proc/self/status") as status:
         return 1024 * int(re.search(field + r":\\s+(\\d+) kB", status.read())[1])
 model.tokenizer.Tokenizer()
 before = resident("VmRSS")
-loaded = model.load(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+loras = [model.checkpoint.lora.Lora(model.checkpoint.lora.Path(path), 0.5) for path in sys.argv[3:]]
+loaded = model.load(sys.argv[1], dtype=getattr(torch, sys.argv[2]), loras=loras)
 parts = (loaded.unet, loaded.vae, loaded.text_encoder)
 weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
 print(weights, resident("VmHWM") - before)
@@ -60,9 +63,9 @@ def write_random(path: Path, config: ModelConfig, dtype: torch.dtype) -> Path:
     return path
 
 
-def measure(path: Path, dtype: str) -> tuple[int, int]:
+def measure(path: Path, dtype: str, *loras: Path) -> tuple[int, int]:
     """Size of the weights, and what loading them added to the process at its peak, in bytes."""
-    command = [sys.executable, "-c", PROGRAM, str(path), dtype]
+    command = [sys.executable, "-c", PROGRAM, str(path), dtype, *map(str, loras)]
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     weights, added = run.stdout.split()
     return int(weights), int(added)
@@ -85,6 +88,18 @@ def test_peak_memory_of_a_middle_size_model(stored: torch.dtype, asked: str, mid
     largest = MIDDLE.text.vocabulary * MIDDLE.text.width * stored.itemsize
     assert weights > 40e6
     assert added <= weights + largest + weights / 64 + OBJECTS, f"{added / weights:.3f} times the weights"
+
+
+def test_peak_memory_with_a_lora_for_every_layer(middle: dict[torch.dtype, Path], tmp_path: Path) -> None:
+    unet, text_encoder = build_empty(lambda: (UNet(MIDDLE.unet), TextEncoder(MIDDLE.text)))
+    pairs = random_pairs(SimpleNamespace(unet=unet, text_encoder=text_encoder), rank=8)
+    path = write(tmp_path / "lora.safetensors", kohya(pairs))
+    weights, added = measure(middle[torch.float32], "float32", path)
+    # The largest changed weight in float64, and one page of each map; not the half of all weights that float64 adds.
+    largest = 8 * max(parameter.numel() for parameter in unet.parameters())
+    stored = MIDDLE.text.vocabulary * MIDDLE.text.width * 4
+    assert added <= weights + stored + largest + weights / 64 + OBJECTS, f"{added / weights:.3f} times the weights"
+    assert weights > 2 * (stored + largest + OBJECTS)
 
 
 @pytest.mark.slow

@@ -114,7 +114,8 @@ def test_the_wheel_has_one_folder_and_all_that_the_program_needs(built):
     assert {name.split("/")[0].removesuffix("-0.1.0.dist-info") for name in names} == {"stainloom"}
     (top,) = (name for name in names if name.endswith("top_level.txt"))
     assert wheels[0].read(top).decode().split() == ["stainloom"]
-    for file in ("__init__.py", "__main__.py", "examples/small/target_a.png", "demo/weights/model_index.json"):
+    page = "evaluation/review/page/page.html"
+    for file in ("__init__.py", "__main__.py", "examples/small/target_a.png", "demo/weights/model_index.json", page):
         assert f"stainloom/{file}" in names
     assert {name.split("licenses/")[1] for name in names if "licenses/" in name} == {
         "LICENSE",

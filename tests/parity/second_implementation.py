@@ -7,9 +7,11 @@ is held, whole passes are run where parts would do, nothing is shared between th
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
 
 
 class SwitchboardProcessor:
@@ -26,6 +28,8 @@ class SwitchboardProcessor:
         self.contrast = 1.0
         self.within_class = self.match = False
         self.labels = None
+        self.watched = False
+        self.map = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         def heads(x):
@@ -46,6 +50,8 @@ class SwitchboardProcessor:
             scores = scores.masked_fill(~same, -torch.inf)
             n = same.sum(dim=1, keepdim=True).to(q.dtype)
         p = torch.softmax(scores, dim=-1)
+        if self.watched and self.mode == "plain":
+            self.map = p[0].mean(0)
         if contrast != 1.0:
             changed = torch.clip(contrast * (p - 1 / n) + 1 / n, 0, 1)
             p = torch.where(scores == -torch.inf, 0.0, changed)
@@ -65,6 +71,45 @@ class SwitchboardProcessor:
             spread = torch.sqrt(theirs.var(2, keepdim=True) + 1e-5)
             result[:, :, self.labels[0] == label] = normed * spread + theirs.mean(2, keepdim=True)
         return result
+
+
+class TextProcessor:
+    """Attention processor of diffusers for one text attention, which keeps its map."""
+
+    def __init__(self):
+        self.map = None
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+        def heads(x):
+            return x.reshape(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
+
+        q, k, v = (
+            heads(layer(x))
+            for layer, x in zip(
+                (attn.to_q, attn.to_k, attn.to_v), (hidden_states, *[encoder_hidden_states] * 2), strict=True
+            )
+        )
+        p = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
+        self.map = p[0].mean(0)
+        return attn.to_out[0]((p @ v).transpose(1, 2).flatten(2))
+
+
+def foreground(self_map, text_map, columns, side, random):
+    """Self-segmentation by scikit-learn's K-means: 1 where the first noun's regions are, and the clusters' scores."""
+    h, w = side
+    clusters = KMeans(n_clusters=5, n_init=10, random_state=random).fit(self_map.numpy()).labels_
+    maps = []
+    for column in columns:
+        a = text_map[:, column].numpy().reshape(h // 2, w // 2)
+        maps.append(np.kron((a - a.min()) / a.max(), np.ones((2, 2))).reshape(-1))
+    scores = [[m[clusters == c].mean() for m in maps] for c in range(5)]
+    best = [max(row) for row in scores]
+    rest = sorted(best)[:-1]
+    mask = np.zeros(h * w, dtype=int)
+    for c in range(5):
+        if best[c] > 1.4 * sum(rest) / len(rest) and np.argmax(scores[c]) == 0:
+            mask[clusters == c] = 1
+    return mask.reshape(h, w), scores
 
 
 class PublicFreeU(torch.nn.Module):
@@ -109,6 +154,10 @@ class SecondImplementation:
                 processor = SwitchboardProcessor(levels - 1 - number)
                 transformer.transformer_blocks[0].attn1.set_processor(processor)
                 self.processors.append(processor)
+                if processor.level == 1:
+                    self.text_processor = TextProcessor()
+                    text_layer = transformer.transformer_blocks[0].attn2
+        text_layer.set_processor(self.text_processor)
 
     def eps(self, z, t, context, mode="plain", levels=(), contrast=1.0):
         for processor in self.processors:
@@ -118,7 +167,10 @@ class SecondImplementation:
 
     @torch.no_grad()
     def run(self, origin, m_origin, m_target, classes, options, seed):
-        """``options``: plain dictionary; ranges are pairs; returns (z_out, image uint8)."""
+        """``options``: plain dictionary; ranges are pairs; returns (z_out, image uint8).
+
+        ``m_origin`` None: the foregrounds are found, and are left in ``self.masks`` and ``self.scores``.
+        """
         o = options
         dtype = next(self.unet.parameters()).dtype
         if o["free_u"]:
@@ -154,7 +206,7 @@ class SecondImplementation:
             painted[:, torch.from_numpy(m_target == c)] = o["greys"][c]
         painted += math.sqrt(o["mask_noise"]) * torch.randn(painted.shape, generator=rng)
         structure_image = painted.clip(0, 1) * 2 - 1
-        sizes = {"origin": m_origin.shape, "structure": m_target.shape}
+        sizes = {"origin": origin.shape[:2], "structure": m_target.shape}
         drawn = {
             name: torch.randn(T, 4, side[0] // 8, side[1] // 8, generator=rng).to(dtype) for name, side in sizes.items()
         }
@@ -198,7 +250,14 @@ class SecondImplementation:
         J = T - S
         a = o["guidance"]
         alphas = np.linspace(a, max(a / 2, 1), J)
-        latent_origin, latent_target = to_latent_labels(m_origin, classes), to_latent_labels(m_target, classes)
+        latent_target = to_latent_labels(m_target, classes)
+        if m_origin is not None:
+            latent_origin = to_latent_labels(m_origin, classes)
+        columns = []
+        for noun in o["nouns"]:
+            before = o["prompt"][: re.search(rf"\b{noun}\b", o["prompt"]).start()]
+            ids = self.tokenize([before])[0].tolist()
+            columns.append(ids.index(ids[-1]))  # the text ends with the first of the end tokens
 
         def adain(z, reference, here, there):
             result = z.clone()
@@ -227,6 +286,8 @@ class SecondImplementation:
             for processor in self.processors:
                 if processor.level not in (0, 1):
                     continue
+                if m_origin is None:
+                    continue
                 maps = [to_latent_labels(m, classes, 8 * 2**processor.level) for m in (m_target, m_origin)]
                 flat = [torch.from_numpy(m).flatten() for m in maps]
                 processor.labels = (flat[0], flat[0] if from_structure else flat[1])
@@ -243,8 +304,22 @@ class SecondImplementation:
             sigma = math.sqrt(sigma2(t[i]))
             z_out = mu(z_out, eps, t[i]) + sigma * noise
             if o["redenoise"]:
-                z_origin = mu(z_origin, self.eps(z_origin, t[i], context), t[i]) + sigma * w["origin"][i]
-                z_structure = mu(z_structure, self.eps(z_structure, t[i], context), t[i]) + sigma * w["structure"][i]
+                eps_of, maps_of = {}, {}
+                self.processors[-1].watched = m_origin is None and j == o["adain_range"][0]
+                for name, latents in (("origin", z_origin), ("structure", z_structure)):
+                    eps_of[name] = self.eps(latents, t[i], context)
+                    maps_of[name] = (self.processors[-1].map, self.text_processor.map)
+                z_origin = mu(z_origin, eps_of["origin"], t[i]) + sigma * w["origin"][i]
+                z_structure = mu(z_structure, eps_of["structure"], t[i]) + sigma * w["structure"][i]
+                if self.processors[-1].watched:
+                    random = np.random.RandomState(1)
+                    self.masks, self.scores = {}, {}
+                    for name in ("origin", "structure"):
+                        side = drawn[name].shape[-2:]
+                        self.masks[name], self.scores[name] = foreground(*maps_of[name], columns, side, random)
+                    latent_origin, latent_target = 1 - self.masks["origin"], 1 - self.masks["structure"]
+                    if min(mask.sum() for mask in self.masks.values()) < 2:
+                        latent_origin, latent_target = 0 * latent_origin, 0 * latent_target
             reference = z_origin if o["redenoise"] else x["origin"][i + 1]
             if o["adain_range"][0] <= j < o["adain_range"][1]:
                 if o["adain"] == "global":

@@ -10,7 +10,8 @@ import torch
 
 from sampler.inputs import TransferInputs
 from sampler.series import Result, generate
-from sampler.settings import PRESETS, Settings
+from sampler.settings import PRESETS, Settings, Span, in_words
+from tests.conftest import build_theirs, build_tiny
 from tests.parity.second_implementation import SecondImplementation
 
 CASES = {
@@ -52,6 +53,7 @@ def as_plain_options(settings: Settings, classes: int) -> dict:
         "free_u": settings.free_u,
         "restrict": settings.within_class_attention,
         "match": settings.adain_features,
+        "nouns": settings.object_nouns,
     }
 
 
@@ -81,3 +83,46 @@ def test_generate_agrees_with_the_second_implementation(name, tiny_pair):
     assert error < 1e-7, f"relative error of the latents {error:.2e}"  # result.latents are float32
     assert np.abs(result.image.astype(int) - image.astype(int)).max() <= 1
     assert np.mean(result.image != image) < 1e-3
+
+
+FEW = {"steps": 12, "skip_steps": 6, "adain_range": Span(4, 6)}
+OWN = {
+    "the whole preset": (in_words({"domain": "gland"}) | {"domain": "gland"}, "foreground"),
+    "an object of several pieces among other nouns": (
+        {"prompt": "A photo of a cat and a histopathology", "nouns": ("histopathology", "cat"), **FEW},
+        "foreground",
+    ),
+    "maps of the first step": ({"nouns": ("tissue", "photo"), **FEW, "adain_range": Span(0, 6)}, "foreground"),
+    "no foreground": (FEW, "global"),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param("the whole preset", marks=pytest.mark.slow), *list(OWN)[1:]])
+def test_foregrounds_that_are_found_agree_with_the_second_implementation(name):
+    overrides, adain = OWN[name]
+    settings = replace(PRESETS["alaluf"], **overrides)
+    ours = build_tiny(torch.float64)
+    decoder = ours.unet.up_blocks
+    for attention in (decoder[3].attentions[2].block.attn1, decoder[2].attentions[2].block.attn2):
+        # Random weights look everywhere alike; these look somewhere.
+        attention.to_q.weight.data *= 16 if adain == "foreground" else 1
+        attention.to_k.weight.data *= 16 if adain == "foreground" else 1
+    theirs = build_theirs(ours)
+    rng = np.random.default_rng(5)
+    colours = np.array([(200, 60, 40), (60, 60, 200)])[blobs(rng, 64, 128, 2)]
+    origin = (colours + rng.integers(-20, 20, colours.shape)).astype(np.uint8)
+    m_target = blobs(rng, 128, 64, 2)
+
+    second = SecondImplementation(theirs.unet, theirs.vae, theirs.text_encoder, ours.tokenizer)
+    latents, image = second.run(origin, None, m_target, 2, as_plain_options(settings, 2), seed=11)
+    *_, result = generate(ours, TransferInputs(origin, None, m_target, 2), settings, seed=11, impl="reference")
+
+    assert isinstance(result, Result)
+    assert result.found is not None
+    assert result.found.adain == adain
+    for each, key in ((result.found.origin, "origin"), (result.found.structure, "structure")):
+        np.testing.assert_array_equal(each.mask.numpy(), second.masks[key])
+        np.testing.assert_allclose(each.scores, second.scores[key], rtol=1e-6)
+    error = (result.latents.double() - latents).norm() / latents.norm()
+    assert error < 1e-7, f"relative error of the latents {error:.2e}"  # result.latents are float32
+    assert np.abs(result.image.astype(int) - image.astype(int)).max() <= 1

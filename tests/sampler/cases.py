@@ -9,7 +9,7 @@ import numpy as np
 from sampler.feature_cache import CacheBudget
 from sampler.inputs import TransferInputs
 from sampler.series import GenerationTask, Result, generate_series
-from sampler.settings import Settings, Span
+from sampler.settings import PRESETS, Settings, Span
 
 SHORT = Settings(
     steps=12,
@@ -28,6 +28,16 @@ CASES = {
     "global": {"adain": "global"},
     "alaluf": {"redenoise": True, "inversion_guidance": 3.5, "counter_lag": 1, "free_u": True, "adain": "foreground"},
 }
+FOUND = replace(
+    PRESETS["alaluf"],
+    steps=6,
+    skip_steps=1,
+    cross_attn_64=Span(1, 4),
+    cross_attn_32=Span(1, 3),
+    adain_range=Span(2, 5),
+    structure_every=2,
+)
+"""The ``alaluf`` preset in a few steps, for tasks without the origins' labels."""
 EVERYWHERE = CacheBudget(device=10**9)
 
 

@@ -28,12 +28,14 @@ from model.clip import TextEncoder
 from model.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from model.tokenizer import Tokenizer
 from model.unet import UNet
+from model.unet_blocks import Layer
 from model.vae import VAE
 from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
+from sampler.self_segmentation import AttentionMap, Foreground
 from sampler.series import GenerationTask, Progress, generate_series
 from sampler.text_to_image import text_to_image
-from tests.sampler.cases import CASES, SHORT, inputs, tasks
+from tests.sampler.cases import CASES, FOUND, SHORT, inputs, tasks
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="fake CUDA tensors need PyTorch's CUDA build")
 
@@ -142,10 +144,10 @@ WAYS = [
 ]
 
 
-def follow(gpu, model, settings, execution):
+def follow(gpu, model, settings, execution, work=None):
     """Denoise to the last step. From the first step on, nothing may cross between host and GPU."""
     within = 0
-    for event in events(model, settings, execution):
+    for event in events(model, settings, execution, work):
         if event.phase == "denoise" and event.done > 1:
             assert gpu.crossings[within:] == []
         within = len(gpu.crossings)
@@ -158,6 +160,30 @@ def test_no_step_waits_for_the_gpu_or_mixes_devices(impl, name, monkeypatch):
     with FakeGPU() as gpu:
         follow(gpu, fake_model(CONFIG, dtype), replace(SHORT, **CASES[name]), Execution(impl=impl, batch=2))
     assert ({"attention_kernel", "masked_adain_kernel"} <= launches.names) == (impl == "triton")
+
+
+def test_no_step_waits_where_the_method_finds_its_foreground(monkeypatch):
+    """Which clusters are foreground is for the host to say, once for each image, before the first step: here it has
+    been said. From then on nothing waits."""
+    seen = []
+
+    def said(pipeline, trajectory, image):
+        for layer, tokens in trajectory.seen.items():
+            q, k = pipeline.model.unet.queries_keys(layer, tokens, pipeline.text.conditioning)
+            rows = AttentionMap(q[0], k[0], torch.float32).rows(slice(0, 5))
+            assert rows.device.type == "cuda"
+            seen.append((image, layer, *rows.shape))
+        size = trajectory.latents.shape[-2:]
+        return Foreground(torch.ones(size, dtype=torch.bool, device="cuda"), 9, ((0.5,),), 0.1)
+
+    monkeypatch.setattr("sampler.prepare.Pipeline.foreground", said)
+    monkeypatch.setattr(Foreground, "without", lambda found, ignored: replace(found, mask=found.mask & ~ignored))
+    first, _, other, *_ = (replace(task, inputs=replace(task.inputs, origin_labels=None)) for task in tasks())
+    with FakeGPU() as gpu:
+        follow(gpu, fake_model(CONFIG, torch.float16), FOUND, Execution(batch=2), [first, other])
+    text, own = Layer(1, 2, text=True), Layer(0, 2)
+    structures = [("structure", own, 5, 64), ("structure", text, 5, 77)]
+    assert seen == [("origin", own, 5, 128), ("origin", text, 5, 77), *structures, *structures]
 
 
 class Called:

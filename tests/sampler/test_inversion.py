@@ -31,7 +31,7 @@ def test_noise_maps_lead_from_any_start_back_to_the_clean_latents():
     for first in (0, 6, 18):
         maps, _ = result_of(noise_maps(denoiser, trajectory, schedule, range(first, 19), {}, 4, in_place))
         assert not maps[:first].any()
-        visited, _ = result_of(redenoise(denoiser, trajectory, maps, schedule, range(first, 20), {}, in_place))
+        visited, *_ = result_of(redenoise(denoiser, trajectory, maps, schedule, range(first, 20), {}, in_place, {}))
         for i in range(first + 1, 20):
             torch.testing.assert_close(visited[i], trajectory[i], rtol=1e-9, atol=1e-9)
         # The last step takes no noise, so it ends where the network leads, not at the clean latents.

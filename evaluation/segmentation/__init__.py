@@ -1,0 +1,1 @@
+"""Segmentation models trained on real and in-silico images, and how well they fit annotators' label maps."""
