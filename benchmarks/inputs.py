@@ -18,8 +18,9 @@ from imaging.labels import read_label_set
 from model import StableDiffusion
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
+from sampler.presets import PRESETS
 from sampler.series import GenerationTask, Result, generate_series
-from sampler.settings import PRESETS, Settings, Span
+from sampler.settings import Settings, Span
 
 FOLDER = ROOT / "examples"
 TARGETS = ("target_a.png", "target_b.png", "target_c.png")

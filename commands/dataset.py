@@ -24,7 +24,7 @@ from imaging.output import replacing
 from imaging.rawfile import shown
 from sampler.errors import SettingError
 from sampler.option import check_options
-from sampler.series import Progress
+from sampler.progress import Progress
 
 
 @dataclass(frozen=True)

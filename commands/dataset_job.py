@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +31,7 @@ from commands.options import read_options, settings_record
 from commands.requests import DatasetRequest
 from commands.weights import weights_sha256
 from dataset.calibration import Calibration, calibrate
-from dataset.folder import Folder, Heartbeat, write_text
+from dataset.folder import Folder, Heartbeat
 from dataset.inspection import Inspection, inspect
 from dataset.layouts import read_masks, read_source
 from dataset.making import Maker
@@ -43,15 +42,14 @@ from dataset.procedural import CLASSES, draw_dataset
 from dataset.shares import Share
 from imaging.classes import ClassMap
 from imaging.errors import InputError
+from imaging.output import write_text
 from imaging.rawfile import shown
 from kernels import Implementation
 from model import StableDiffusion
 from sampler.execution import Execution
 from sampler.prepare import Pipeline
-from sampler.series import Progress
+from sampler.progress import Progress, Ticks
 from sampler.settings import Settings
-
-Ticks = Iterator[Note | Progress]
 
 
 @dataclass(frozen=True)
@@ -259,7 +257,7 @@ def _inspected(request: DatasetRequest, folder: Folder) -> Generator[Note | Prog
     chosen = [chosen[place] for place in subset([pair.name for pair in chosen], request.subset, request.seed)]
     masks = None if request.masks is None else read_masks(request.masks)
     total = 2 * len(chosen) + 2 * len(masks or ())
-    return (yield from _ticking("read", total, inspect(shown(path), chosen, others, masks, classes)))
+    return (yield from Ticks("read", total).during(inspect(shown(path), chosen, others, masks, classes)))
 
 
 def _calibration(folder: Folder, plan: Plan) -> Generator[Note | Progress, None, Calibration]:
@@ -269,17 +267,6 @@ def _calibration(folder: Folder, plan: Plan) -> Generator[Note | Progress, None,
             return Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({type(error).__name__}); remove it and run again") from error
-    made = yield from _ticking("calibrate", 0, calibrate(plan))
+    made = yield from Ticks("calibrate", 0).during(calibrate(plan))
     write_text(path, json.dumps(made.as_json()))
     return made
-
-
-def _ticking(phase: Any, total: int, work: Generator[None, None, Any]) -> Generator[Note | Progress, None, Any]:
-    done = 0
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-        done += 1
-        yield Progress(phase, done, max(total, done))

@@ -35,7 +35,7 @@ from imaging.rawfile import shown
 from sampler.execution import Execution
 from sampler.image_features import ImageFeatures
 from sampler.option import check_options
-from sampler.series import Phase, Progress
+from sampler.progress import Progress, Ticks
 
 WORK = "work"
 FEWEST_REAL = 4
@@ -83,12 +83,12 @@ def run(request: EmbedRequest) -> Iterator[Event]:
         shown(request.input), chosen, {name: arm.samples for name, arm in arms.items()}, classes or real.classes
     )
     total = 2 * len(chosen) + sum(len(arm.samples) for arm in arms.values())
-    images, decided, notes = yield from _ticking("read", total, looking)
+    images, decided, notes = yield from Ticks("read", total).during(looking)
     units, unit = units_of(images, FEWEST_UNITS)
     yield from (Note(text) for text in (*notes, *_notes(images, unit)))
     _check_room(encoder, images, device, dtype)
     store = FeatureStore(request.output / WORK / "features")
-    features = yield from _ticking("embed", len(images), embed(images, encoder, store))
+    features = yield from Ticks("embed", len(images)).during(embed(images, encoder, store))
     exact = features.astype(np.float64)
     comparisons = yield from _comparisons(images, units, exact, request.seed)
     yield Note(f"drawing {len(images)} images by {request.projection}")
@@ -223,22 +223,9 @@ def _comparisons(
                 sets[f"{arm}, round {number}"] = [place for place in places if images[place].round == number]
     sets = {name: places for name, places in sets.items() if len(places) >= FEWEST_OTHERS}  # of rounds
     found = []
-    for done, (name, places) in enumerate(sets.items()):
+    ticks = Ticks("compare", SPLITS * len(sets))
+    for name, places in sets.items():
         theirs, ours = ([units[place] for place in each] for each in (real, places))
         work = compare(name, features[real], features[places], theirs, ours, seed=seed)
-        found.append((yield from _ticking("compare", SPLITS * len(sets), work, before=SPLITS * done)))
+        found.append((yield from ticks.during(work)))
     return found
-
-
-def _ticking(
-    phase: Phase, total: int, work: Generator[None, None, Any], before: int = 0
-) -> Generator[Progress, None, Any]:
-    """`Progress` after each tick of ``work``; returns what it returns."""
-    done = before
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-        done += 1
-        yield Progress(phase, done, total)

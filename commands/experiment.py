@@ -32,7 +32,7 @@ from evaluation.extra import missing_extra
 from imaging.errors import InputError
 from sampler.errors import NotFiniteError
 from sampler.option import check_options
-from sampler.series import Progress
+from sampler.progress import Progress
 
 POLL = 2.0
 

@@ -16,7 +16,7 @@ import model
 from commands import dataset
 from commands.dataset_job import Job, open_job
 from commands.experiment_requests import ExperimentRequest
-from commands.experiment_setup import names_path, read_method, result_ticks
+from commands.experiment_setup import names_path, read_method
 from commands.kernel_choice import choose_impl
 from commands.machine import choose_device, choose_dtype
 from commands.recommended import read_recommended
@@ -34,8 +34,9 @@ from evaluation.experiment.subsets import Subset
 from imaging.images import crop, pad_to_multiple
 from imaging.rawfile import shown
 from sampler.inputs import to_unit_range
+from sampler.presets import PRESETS
+from sampler.progress import Ticks
 from sampler.series import decode
-from sampler.settings import PRESETS
 
 BASELINE = "alaluf"
 SWITCHED_OFF: dict[SetName, dict[str, Any]] = {
@@ -107,7 +108,7 @@ def recipes(request: ExperimentRequest, bench: Bench, subset: Subset) -> Generat
     source = request.input if request.input is not None else bench.folder.root / "work" / "world" / "annotated"
     names = names_path(bench.folder, subset.key)
     pairs = named(read_source(source).pairs, read_names(names), names)
-    found = yield from result_ticks("read", 2 * len(pairs), inspect(shown(source), pairs, [], None, bench.classes))
+    found = yield from Ticks("read", 2 * len(pairs)).during(inspect(shown(source), pairs, [], None, bench.classes))
     plan = make_plan(found, {}, rounds=bench.plan.rounds, variants=1, seed=request.seed, batch=1)
     return [
         Recipe(item.round, plan.sources[item.origin].pair.name, plan.sources[item.target].pair.name, item.dihedral)
@@ -158,7 +159,7 @@ def make_set(request: ExperimentRequest, bench: Bench, wanted: Wanted, share: Sh
         else:
             change = round_trip(request, device) if wanted.name == "vae" else None
             work = make_copies(folder, todo, real, bench.classes, change)
-        yield from result_ticks("decode" if wanted.name == "vae" else "read", len(todo), work)
+        yield from Ticks("decode" if wanted.name == "vae" else "read", len(todo)).during(work)
 
 
 def device_for(device: str, share: Share) -> str:

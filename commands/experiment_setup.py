@@ -19,7 +19,7 @@ from commands.samples import read_samples
 from commands.weights import weights_sha256
 from dataset.procedural import draw_world
 from evaluation.experiment.arms import METHOD_SETS, needed_first, parse_arms, parse_comparison, parse_rounds
-from evaluation.experiment.folder import SETS, WORK, Folder, write_text
+from evaluation.experiment.folder import SETS, WORK, Folder
 from evaluation.experiment.inputs import Looked, look_at
 from evaluation.experiment.plan import Plan, Question
 from evaluation.experiment.runner import Bench
@@ -29,9 +29,9 @@ from evaluation.samples import Sample
 from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings
 from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError, brief
-from imaging.output import is_within
+from imaging.output import is_within, write_text
 from imaging.rawfile import shown
-from sampler.series import Progress
+from sampler.progress import Progress, Ticks
 from sampler.settings import Settings
 
 NEVER = MOST_STEPS
@@ -121,8 +121,8 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
         samples = [each for each in source.samples if not each.synthetic]
         _check_samples(path, [*source.samples, *(test or ())])
         classes = source.classes if request.classes is None else ClassMap.parse(request.classes)
-        looked: Looked = yield from result_ticks(
-            "read", 2 * (len(samples) + len(test or ())), look_at(shown(path), [*samples, *(test or ())], classes)
+        looked: Looked = yield from Ticks("read", 2 * (len(samples) + len(test or ()))).during(
+            look_at(shown(path), [*samples, *(test or ())], classes)
         )
         yield from (Note(text) for text in looked.notes)
         label = _label(request.score, looked.classes)
@@ -228,14 +228,3 @@ def _method(request: ExperimentRequest, arms: Sequence[Any]) -> dict[str, Any] |
         "dtype": request.dtype,
         "threads": request.threads,
     }
-
-
-def result_ticks(phase: Any, total: int, work: Generator[None, None, Any]) -> Generator[Progress, None, Any]:
-    done = 0
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
-        done += 1
-        yield Progress(phase, done, max(total, done))

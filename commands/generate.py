@@ -47,7 +47,8 @@ from sampler.errors import SettingError
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.option import check_options
-from sampler.series import GenerationTask, Progress, generate_series
+from sampler.progress import Progress
+from sampler.series import GenerationTask, generate_series
 from sampler.settings import MULTIPLE, Settings
 
 

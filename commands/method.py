@@ -9,7 +9,8 @@ from pathlib import Path
 from commands.options import listing
 from commands.recommended import read_recommended
 from commands.requests import MethodRequest
-from sampler.settings import Settings, choose, in_proportion, in_words
+from sampler.presets import choose, in_proportion, in_words
+from sampler.settings import Settings
 
 
 def method_settings(request: MethodRequest) -> tuple[Settings, list[str]]:

@@ -17,7 +17,7 @@ from commands.options import with_flags
 from commands.requests import REQUESTS
 from dataset.making import Failed, Made
 from imaging.errors import one_line
-from sampler.series import Progress
+from sampler.progress import Progress
 
 
 class Reporter:

@@ -10,7 +10,7 @@ from commands.options import read_json_options
 from imaging.errors import InputError
 from model.files import is_file, read_json, shown, shown_name
 from sampler.errors import SettingError
-from sampler.settings import PRESETS, in_proportion
+from sampler.presets import PRESETS, in_proportion
 
 
 def read_recommended(weights: Path) -> dict[str, Any]:

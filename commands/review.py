@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,13 +21,13 @@ from evaluation.review.key import read_key
 from evaluation.review.page import build_page
 from evaluation.review.report import answers_table, describe, images_table
 from evaluation.review.score import score as score_of
-from evaluation.review.study import ImageSet, Study, Wanted, make_study, most_reads
+from evaluation.review.study import ImageSet, Wanted, make_study, most_reads
 from imaging.classes import ClassMap
 from imaging.errors import InputError
 from imaging.output import check_output_file, replacing
 from imaging.rawfile import shown
 from sampler.option import check_options
-from sampler.series import Progress
+from sampler.progress import Progress, Ticks
 
 PAGE, KEY = "review.html", "key.json"
 SCORE, ANSWERS, IMAGES = "score.json", "answers.csv", "images.csv"
@@ -56,7 +56,7 @@ def make(request: ReviewMakeRequest) -> Iterator[Event]:
     seed = secrets.randbits(62) if request.seed is None else request.seed
     wanted = Wanted(request.count, request.repeats, request.mode, seed, request.side, VERSION)
     classes = given or found[0].classes
-    study = yield from _ticking(make_study(sets, classes, wanted), most_reads(sets, classes, wanted))
+    study = yield from Ticks("read", most_reads(sets, classes, wanted)).during(make_study(sets, classes, wanted))
     yield from (Note(text) for text in study.notes)
     text = build_page(study.key, study.pictures)
     request.output.mkdir(parents=True, exist_ok=True)
@@ -91,18 +91,6 @@ def _names(paths: list[Path]) -> list[str]:
             name = f"{stem}_{count}"
         names.append(name)
     return names
-
-
-def _ticking(work: Generator[None, None, Study], total: int) -> Generator[Event, None, Study]:
-    done = 0
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            study: Study = end.value
-            return study
-        done += 1
-        yield Progress("read", done, max(total, done))
 
 
 def score(request: ReviewScoreRequest) -> Iterator[Event]:

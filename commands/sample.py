@@ -22,7 +22,7 @@ from model.tokenizer import check_text
 from sampler.errors import SettingError
 from sampler.execution import Execution
 from sampler.option import check_options
-from sampler.series import Progress
+from sampler.progress import Progress
 from sampler.text_to_image import text_to_image
 
 

@@ -44,7 +44,7 @@ from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.rawfile import shown
 from sampler.option import check_options
-from sampler.series import Progress
+from sampler.progress import Progress
 
 
 def train(request: TrainRequest) -> Iterator[Event]:

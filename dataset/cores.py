@@ -2,16 +2,14 @@
 
 That set (DataverseNO, doi 10.18710/DIGQGQ, CC0) has an archive for each stain, with ``Cancer/`` and ``Normal mucosa/``
 in it, and for each core an image ``A001-4.jpg`` with a label map ``A001-4.png`` beside it: 1 is epithelium, 0 the rest.
-What stands before the hyphen is the patient. ``python -m dataset.cores Ki67 patches`` cuts it up.
+What stands before the hyphen is the patient. ``python -m commands.cores Ki67 patches`` cuts it up.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.folder import write_text
 from imaging.classes import ClassMap
-from imaging.errors import InputError, one_line
+from imaging.errors import InputError
 from imaging.images import read_image, write_png
 from imaging.labels import check_same_size, label_map
 from imaging.maskfile import read_mask
+from imaging.output import write_text
 from imaging.rawfile import shown
 
 CLASSES = ClassMap.parse("epithelium=1,stroma=0")
@@ -135,26 +133,3 @@ def write_patches(folder: Path, output: Path, side: int, most: int) -> Iterator[
 
 def _number(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Cut the cores of a folder. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dataset.cores", description="Cut annotated tissue cores up.")
-    parser.add_argument("folder", type=Path, help="where an archive of the set was unpacked")
-    parser.add_argument("output", type=Path, help="a new folder")
-    parser.add_argument("--side", type=int, default=512, help="of a patch, in px (512)")
-    parser.add_argument("--patches", type=int, default=4, help="of a core, at most (4)")
-    given = parser.parse_args(arguments)
-    try:
-        if not (16 <= given.side <= 4096 and 1 <= given.patches <= 1000):
-            raise InputError("--side: 16 to 4096 px; --patches: 1 to 1000")
-        for line in write_patches(given.folder, given.output, given.side, given.patches):
-            print(one_line(line), flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

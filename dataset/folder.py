@@ -18,7 +18,8 @@ from typing import Any
 
 from dataset.plan import Item, Plan, Unit, plan_json, plan_table, read_plan
 from imaging.errors import InputError, brief
-from imaging.output import replacing
+from imaging.locks import file_lock
+from imaging.output import replacing, write_text
 from imaging.rawfile import shown
 
 SETTINGS, PLAN = "settings.json", "plan.csv"
@@ -168,31 +169,14 @@ class Folder:
     @contextmanager
     def claimed(self, unit: Unit) -> Iterator[bool]:
         """Within, whether nobody else works on ``unit``. The claim ends with the process, however that ends."""
-        with self._lock(unit.key, wait=False) as mine:
+        with file_lock(self.work / "locks" / unit.key, wait=False) as mine:
             yield mine
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Within, nobody else is in the part ``name``; waits for others."""
-        with self._lock(name, wait=True):
+        with file_lock(self.work / "locks" / name, wait=True):
             yield
-
-    @contextmanager
-    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        import fcntl
-
-        path = self.work / "locks" / name
-        with path.open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:
-                raise InputError(
-                    f"{shown(path)}: this disk has no file locks ({error.strerror}); take another"
-                ) from error
-            yield True
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written. Only while nobody works."""
@@ -201,12 +185,6 @@ class Folder:
                 if name.startswith(".") and name.endswith(".part"):
                     with suppress(OSError):
                         Path(folder, name).unlink()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises InputError."""
-    with replacing(path) as (partial,):
-        partial.write_text(text, encoding="utf-8")
 
 
 @dataclass

@@ -24,7 +24,8 @@ from imaging.turns import turn
 from sampler.errors import NotFiniteError
 from sampler.inputs import TransferInputs
 from sampler.prepare import Pipeline
-from sampler.series import GenerationTask, Progress, run_series
+from sampler.progress import Progress
+from sampler.series import GenerationTask, run_series
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.fields import Field, gaussian_field
-from dataset.folder import write_text
 from dataset.tissue import Pattern, Slide, draw_slide, random_slide
 from imaging.images import write_png
+from imaging.output import write_text
 
 SLIDES, PATCHES = 3, 3
 SIDE = 128

@@ -13,12 +13,12 @@ from typing import Any
 
 from dataset.calibration import Calibration
 from dataset.exports import NNUNET, WEBDATASET, export
-from dataset.folder import KINDS, REJECTED, Folder, write_text
+from dataset.folder import KINDS, REJECTED, Folder
 from dataset.plan import Item, Plan
 from dataset.summary import FINISHED, Totals, counted_state, finish, write_checksums
 from dataset.tables import read_json_file
 from imaging.errors import InputError, ProblemsError, brief
-from imaging.output import replacing
+from imaging.output import replacing, write_text
 from imaging.provenance import file_sha256
 from imaging.rawfile import read_bytes, shown
 

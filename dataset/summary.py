@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from dataset.calibration import MEASURES, Calibration
-from dataset.folder import KINDS, PLAN, REJECTED, SETTINGS, WORK, Folder, write_text
+from dataset.folder import KINDS, PLAN, REJECTED, SETTINGS, WORK, Folder
 from dataset.pictures import contact_sheet, plot
 from dataset.plan import Plan
 from imaging.images import write_png
-from imaging.output import replacing
+from imaging.output import replacing, write_text
 from imaging.provenance import file_sha256
 
 MANIFEST, METADATA, CARD, CHECKSUMS = "manifest.jsonl", "metadata.jsonl", "README.md", "checksums.sha256"

@@ -62,6 +62,12 @@ def replacing(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
         raise _cannot_write(wanted[-1], error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, whole or not at all. Raises InputError."""
+    with replacing(path) as (partial,):
+        partial.write_text(text, encoding="utf-8")
+
+
 def plan_outputs(
     output: str | os.PathLike[str],
     targets: Sequence[str | os.PathLike[str]],

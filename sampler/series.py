@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,26 +21,9 @@ from sampler.field_denoising import Field, FieldSteps, Reached, denoise_field
 from sampler.inputs import FieldNoise, TransferInputs, draw_field_noise, draw_noise, to_pixels, to_unit_range
 from sampler.pairs import Origin, Structure, TransferPair
 from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
+from sampler.progress import Progress, Ticks
 from sampler.self_segmentation import FoundMasks
 from sampler.settings import Settings
-
-Phase = Literal["read", "calibrate", "encode", "invert", "denoise", "decode", "train", "judge", "embed", "compare"]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """``done`` of ``total`` units of a phase are finished, for ``images`` images at once.
-
-    At the end of each step of a field in windows, ``reached`` is what the task at place ``index`` can go on from later.
-    """
-
-    phase: Phase
-    done: int
-    total: int
-    images: int = 1
-    index: int = 0
-    reached: Reached | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +190,7 @@ class _Shared:
         }
         inverted = {} if windows else structures
         total = sum(plan.calls for plan in plans.values()) + structure_plan(settings).calls * len(inverted)
-        ticks = _Ticks("invert", total, len(members))
+        ticks = Ticks("invert", total, len(members))
         for key, task in origins.items():
             work = build_origin(pipeline, plans[key], latents[key], task.inputs, noises[id(task)].origin, self._cache)
             self._origins[key] = yield from ticks.during(work)
@@ -229,23 +211,6 @@ class _Shared:
         for there in (self._structures, self._fields):
             for key in [key for key in there if key not in structures]:
                 del there[key]
-
-
-class _Ticks:
-    """Counts the ticks of several pieces of work as one phase."""
-
-    def __init__(self, phase: Phase, total: int, images: int) -> None:
-        self._phase, self._total, self._images, self._done = phase, total, images, 0
-
-    def during(self, work: Generator[None, None, T]) -> Generator[Progress, None, T]:
-        """`Progress` after each tick of ``work``; returns what it returns."""
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
-            self._done += 1
-            yield Progress(self._phase, self._done, self._total, self._images)
 
 
 def _denoise(

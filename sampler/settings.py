@@ -1,13 +1,11 @@
-"""What a run of the method can be told, the two presets, and which step does what (docs/method.md, "Denoising")."""
+"""What a run of the method can be told, and which step does what (docs/method.md, "Denoising")."""
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sampler.errors import SettingError
 from sampler.option import at_least, between, check_options, none_or, one_of, option
@@ -15,7 +13,6 @@ from sampler.option import at_least, between, check_options, none_or, one_of, op
 Inversion = Literal["ddpm", "ddim"]
 AdaIN = Literal["alternating", "all", "global", "foreground", "none"]
 DDPM_SKIP_STEPS = 32
-SPANS = ("cross_attn_64", "cross_attn_32", "adain_range")
 MOST_STEPS = 999
 MOST_NOUNS = 32
 LONGEST_NOUN = 64
@@ -70,11 +67,6 @@ def _words(*words: str) -> str | None:
 
 def _nouns(words: tuple[str, ...]) -> str | None:
     return None if _words(*words) is None else f"must be different words of letters with commas, {MOST_NOUNS} at most"
-
-
-def prompt_of(domain: str) -> str:
-    """The baseline's prompt (public code of Alaluf et al., without a rule for a and an)."""
-    return f"A photo of a {domain}"
 
 
 def _window(side: int) -> str | None:
@@ -294,58 +286,3 @@ class Settings:
         if num_classes == 1:
             return (0.1,)
         return tuple(0.1 + 0.4 * c / (num_classes - 1) for c in range(num_classes))
-
-
-PRESETS: Mapping[str, Settings] = {
-    "winter": Settings(),
-    "alaluf": Settings(
-        prompt=prompt_of("tissue"),
-        domain="tissue",
-        adain="foreground",
-        inversion_guidance=3.5,
-        redenoise=True,
-        counter_lag=1,
-        free_u=True,
-    ),
-}
-
-
-def in_proportion(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``overrides`` leave to be scaled where they change the number of steps: values by field name.
-
-    That is the skipped steps, the ranges and the last structure step of ``settings``, as far as ``overrides`` do not
-    give them. Rounded to whole steps; a range keeps one at least.
-    """
-    others = {name: value for name, value in overrides.items() if name != "steps"}
-    old, steps = replace(settings, **others), overrides.get("steps", settings.steps)
-    if steps == old.steps or not 1 <= steps <= MOST_STEPS:
-        return {}
-
-    def scaled(count: int) -> int:
-        return math.floor(count * steps / old.steps + 0.5)
-
-    values: dict[str, Any] = {
-        "skip_steps": min(scaled(old.start_step), steps - 1),
-        "structure_until": scaled(old.structure_until),
-    }
-    for name in SPANS:
-        span = getattr(old, name)
-        if span is not None:
-            start = scaled(span.start)
-            values[name] = Span(start, max(start + 1, scaled(span.stop)))
-    return {name: value for name, value in values.items() if name not in overrides and value != getattr(old, name)}
-
-
-def in_words(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt that a domain among ``overrides`` brings, unless they give one: values by field name."""
-    domain = overrides.get("domain")
-    return {} if domain is None or "prompt" in overrides else {"prompt": prompt_of(domain)}
-
-
-def choose(preset: str, overrides: Mapping[str, Any]) -> Settings:
-    """The ``preset`` with ``overrides`` by field name, checked. Raises SettingError."""
-    if preset not in PRESETS:
-        raise SettingError("preset", preset, f"must be one of {', '.join(PRESETS)}")
-    settings = replace(PRESETS[preset], **in_words(overrides), **overrides)
-    settings.check()
-    return settings

@@ -11,8 +11,9 @@ from sampler.conditioned_unet import CFGDenoiser
 from sampler.ddim import denoise_step
 from sampler.execution import Execution
 from sampler.prepare import under_text
+from sampler.progress import Progress
 from sampler.schedule import steps
-from sampler.series import Progress, Result, check_finite, decode
+from sampler.series import Result, check_finite, decode
 
 
 @torch.inference_mode()

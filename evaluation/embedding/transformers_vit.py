@@ -88,11 +88,11 @@ def build_vit(folder: VisionFolder) -> tuple[nn.Module, dict[str, Any]]:
         renamed["reg_token"] = _taken(folder, state, "embeddings.register_tokens")
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    problems = model.load_state_dict(renamed, strict=False)
     unused = set(state) - _names_used(state, layers, table)
-    left = [*problems.missing_keys, *problems.unexpected_keys, *sorted(unused)]
+    left = sorted((model.state_dict().keys() ^ renamed.keys()) | unused)
     if left:
         raise InputError(f"{shown(folder.name)}: its weights do not fit its configuration ({brief(left[0])}); mend it")
+    model.load_state_dict(renamed)
     return model, data
 
 

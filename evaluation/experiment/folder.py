@@ -16,7 +16,8 @@ from typing import Any
 from evaluation.experiment.plan import Plan, Run, extended, plan_json, read_plan
 from evaluation.experiment.subsets import Subset
 from imaging.errors import InputError
-from imaging.output import replacing
+from imaging.locks import file_lock
+from imaging.output import write_text
 from imaging.rawfile import read_bytes, shown
 
 PLAN, SCORE = "plan.json", "score.json"
@@ -116,34 +117,11 @@ class Folder:
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
         """Within, whether nobody else works on ``name``. The claim ends with the process, however that ends."""
-        with self._lock(name, wait=False) as mine:
+        with file_lock(self.root / WORK / "locks" / name, wait=False) as mine:
             yield mine
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Within, nobody else works on ``name``; waits for others."""
-        with self._lock(name, wait=True):
+        with file_lock(self.root / WORK / "locks" / name, wait=True):
             yield
-
-    @contextmanager
-    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        import fcntl
-
-        path = self.root / WORK / "locks" / name
-        with path.open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:
-                raise InputError(
-                    f"{shown(path)}: this disk has no file locks ({error.strerror}); take another"
-                ) from error
-            yield True
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises InputError."""
-    with replacing(path) as (partial,):
-        partial.write_text(text, encoding="utf-8")

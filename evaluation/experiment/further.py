@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.experiment.folder import write_text
 from evaluation.samples import Sample, load_labels, load_pair
 from imaging.classes import ClassMap
 from imaging.errors import InputError, brief
 from imaging.images import encode_png
-from imaging.output import replacing
+from imaging.output import replacing, write_text
 from imaging.rawfile import read_bytes, shown
 from imaging.turns import DIHEDRAL, turn
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.experiment.arms import KINDS
-from evaluation.experiment.folder import PLAN, write_text
+from evaluation.experiment.folder import PLAN
 from evaluation.experiment.plan import Plan, described
 from evaluation.experiment.runner import Bench
 from evaluation.experiment.scores import rows_of
@@ -28,7 +28,7 @@ from evaluation.experiment.summary import (
     worth_text,
 )
 from imaging.errors import InputError
-from imaging.output import replacing
+from imaging.output import replacing, write_text
 
 REPORT, VERDICT, RESULTS, DIFFERENCES, FIGURES = (
     *("report.html", "verdict.json", "results.csv", "differences.csv"),

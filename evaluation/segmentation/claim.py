@@ -12,7 +12,8 @@ from typing import Any
 
 from evaluation.segmentation.record import RECORD
 from imaging.errors import InputError, brief
-from imaging.output import replacing
+from imaging.locks import file_lock
+from imaging.output import write_text
 from imaging.rawfile import read_bytes, shown
 
 WORK, IDENTITY = "work", "identity.json"
@@ -25,8 +26,6 @@ def claimed(folder: Path, asked: dict[str, Any]) -> Iterator[Path]:
     Raises:
         InputError: it cannot be made, holds something else, or is in use.
     """
-    import fcntl
-
     work = folder / WORK
     path = work / IDENTITY
     text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
@@ -36,17 +35,14 @@ def claimed(folder: Path, asked: dict[str, Any]) -> Iterator[Path]:
         if there and not there & {WORK, RECORD}:
             raise InputError(f"{shown(folder)}: not empty, and no training's; choose a new folder")
         work.mkdir(exist_ok=True)
-        with (work / "lock").open("a", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{shown(folder)}: another process trains there; wait, or choose another") from error
+        with file_lock(work / "lock", wait=False) as mine:
+            if not mine:
+                raise InputError(f"{shown(folder)}: another process trains there; wait, or choose another")
             done = folder / IDENTITY
             if done.exists() or path.exists():
                 _compare(folder, done if done.exists() else path, asked)
             else:
-                with replacing(path) as (partial,):
-                    partial.write_text(text, encoding="utf-8")
+                write_text(path, text)
             yield work
             if (folder / RECORD).exists():
                 shutil.rmtree(work, ignore_errors=True)

@@ -13,8 +13,9 @@ from benchmarks.diffusers_baseline import Baseline, forwards
 from benchmarks.diffusers_modules import from_ours
 from benchmarks.inputs import SHORT
 from sampler.inputs import TransferInputs
+from sampler.presets import PRESETS
 from sampler.series import generate
-from sampler.settings import PRESETS, Settings
+from sampler.settings import Settings
 from tests.conftest import build_tiny
 
 # Float64 networks leave the result's own type: latents come back in float32, a rounding of 6e-8.

@@ -121,12 +121,12 @@ GOALS = {(40, 0): 112, (40, 2): 132, (80, 0): 20, (80, 2): 33, (160, 0): 11, (16
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("width", SHAPES)
 def test_the_kernel_is_estimated_within_its_goal(width, classes):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="Triton is for Linux alone")
     assert estimate(width, classes=classes)["middle"] <= GOALS[width, classes]
 
 
 def test_the_table_is_written(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="Triton is for Linux alone")
     monkeypatch.setattr("benchmarks.estimate.estimate", lambda width, classes: dict.fromkeys(CHIPS, 1.0 * width))
     assert main(["--output", str(tmp_path / "e.json")]) == 0
     assert len(json.loads((tmp_path / "e.json").read_text())["rows"]) == 6

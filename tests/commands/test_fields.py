@@ -23,7 +23,7 @@ from imaging.images import read_image
 from imaging.provenance import read_provenance
 from imaging.windows import read_resolution
 from model.config import SD15
-from sampler.series import Progress
+from sampler.progress import Progress
 from tests.commands.running import QUICK, files_in, generate
 
 WINDOWS = ("--window", "128", "--window-overlap", "64")

@@ -131,7 +131,7 @@ def test_auto_on_a_gpu_is_checked_under_its_name_driver_and_versions(capability,
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A chip")
     monkeypatch.setattr(kernel_choice, "verdict", lambda *given: seen.append(given) or Choice("triton"))
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="Triton is for Linux alone")
     assert choose_impl("auto", GPU, torch.bfloat16) == Choice("triton")
     ((circumstances, device, dtype),) = seen
     assert (device, dtype) == (GPU, torch.bfloat16)

@@ -22,7 +22,8 @@ from commands.options import (
 from commands.requests import REQUESTS, GenerateRequest, SampleRequest
 from sampler.errors import SettingError
 from sampler.option import options_of
-from sampler.settings import PRESETS, Settings, Span
+from sampler.presets import PRESETS
+from sampler.settings import Settings, Span
 from tests.commands.running import ROOT
 
 NAMES = [field.name for field, _ in options_of(Settings)]

@@ -10,7 +10,8 @@ import pytest
 from commands.recommended import read_recommended
 from imaging.errors import InputError
 from model.errors import CheckpointError
-from sampler.settings import PRESETS, Settings, Span, choose, in_proportion
+from sampler.presets import PRESETS, choose, in_proportion
+from sampler.settings import Settings, Span
 from tests.fuzz.mutations import VALUES, json_bytes, mutate_json, seeds
 
 WHOLE = {

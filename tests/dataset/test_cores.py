@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands.cores import main
 from commands.experiment_setup import open_bench
 from commands.samples import read_samples
-from dataset.cores import find_cores, main, split_of
+from dataset.cores import find_cores, split_of
 from dataset.procedural import World
 from dataset.tissue import draw_slide, random_slide
 from evaluation.experiment.plan import read_plan

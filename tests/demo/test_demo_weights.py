@@ -21,8 +21,9 @@ from demo.train_unet import DEMO_TEXT, DEMO_UNET
 from demo.train_vae import DEMO_VAE
 from demo.training import to_tensor
 from model import StableDiffusion, load
+from sampler.presets import choose
 from sampler.schedule import cumulative_alphas
-from sampler.settings import Settings, choose
+from sampler.settings import Settings
 
 WEIGHTS = Path(__file__).parents[2] / "demo" / "weights"
 LARGEST = 40 * 10**6

@@ -24,7 +24,7 @@ from commands.places import DEMO_WEIGHTS
 from tests.commands.running import ROOT
 from tests.evaluation.embedded import EACH, SLIDES, draw_made, draw_real
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="needs the extra [evaluate]")
 RESULTS = {"embedding.csv", "features.safetensors", "distances.json", "pca.png", "pca.svg", "report.html"}
 
 
@@ -255,7 +255,7 @@ def test_sets_are_named_so_that_they_can_be_told_apart(paths: list[str], names: 
 
 
 def test_umap_with_a_seed_is_the_same_each_time_and_keeps_groups_together() -> None:
-    pytest.importorskip("umap")
+    pytest.importorskip("umap", reason="needs the extra [evaluate]")
     from evaluation.embedding.projection import project
 
     rng = np.random.default_rng(0)

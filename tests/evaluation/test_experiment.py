@@ -24,7 +24,7 @@ from evaluation.experiment.plan import read_plan
 from evaluation.experiment.runner import further_images
 from evaluation.experiment.segmenter import Stepped, Trained
 from imaging.errors import InputError
-from sampler.settings import PRESETS
+from sampler.presets import PRESETS
 from sampler.ticks import result_of
 from tests.evaluation.experiments import request, told, world
 from tests.evaluation.plain_segmenter import Plain

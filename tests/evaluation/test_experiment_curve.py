@@ -11,7 +11,7 @@ from evaluation.experiment.curve import monotone, saturation, worth, worth_with_
 
 
 def test_the_rising_curve_is_that_of_isotonic_regression() -> None:
-    isotonic = pytest.importorskip("sklearn.isotonic")
+    isotonic = pytest.importorskip("sklearn.isotonic", reason="among the requirements of the tests")
     rng = np.random.default_rng(0)
     for _ in range(50):
         values, weights = rng.random(7), rng.random(7) + 0.1

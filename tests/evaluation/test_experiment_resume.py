@@ -125,7 +125,7 @@ def test_further_arms_come_later_and_are_marked(drawn: World, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_rays_workers_come_to_the_same(drawn: World, tiny_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra [ray]")
     more: dict[str, Any] = {"arms": "copies,winter", "main": None, "weights": str(tiny_folder), "seeds": 1}
     told(request(drawn, tmp_path / "ray", ray="local", **more))
     told(request(drawn, tmp_path / "alone", **more))

@@ -105,7 +105,7 @@ def test_rates_of_arms_classes_and_images_are_those_of_the_answers(
 def test_a_reader_of_some_skill_has_the_area_and_kappas_that_scikit_learn_gives(
     keys: dict[str, Key], tmp_path: Path
 ) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="among the requirements of the tests")
     key, rng = keys["single"], np.random.default_rng(5)
     right, rows = truths(key), {}
     for name in ("a", "b", "c"):

@@ -11,7 +11,7 @@ from evaluation.review import statistics as ours
 
 
 def test_intervals_and_exact_tests_are_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
+    stats = pytest.importorskip("scipy.stats", reason="among the requirements of the tests")
     rng = np.random.default_rng(0)
     for _ in range(60):
         count = int(rng.integers(1, 80))
@@ -31,7 +31,7 @@ def test_intervals_and_exact_tests_are_scipys() -> None:
 
 
 def test_areas_and_kappas_are_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="among the requirements of the tests")
     rng = np.random.default_rng(0)
     for _ in range(60):
         count = int(rng.integers(4, 60))

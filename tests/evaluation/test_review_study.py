@@ -33,7 +33,7 @@ def arms_of(key: Key) -> list[int]:
 
 
 def test_assignment_is_the_cheapest() -> None:
-    optimize = pytest.importorskip("scipy.optimize")
+    optimize = pytest.importorskip("scipy.optimize", reason="among the requirements of the tests")
     rng = np.random.default_rng(0)
     for _ in range(200):
         rows = int(rng.integers(1, 10))

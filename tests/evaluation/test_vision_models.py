@@ -113,7 +113,7 @@ def test_networks_other_than_transformers_work_too(tmp_path: Path) -> None:
 
 
 def save_transformers(folder: Path, kind: str, side: int, **config: Any) -> torch.nn.Module:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="among the requirements of the tests")
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     settings = getattr(transformers, f"{kind}Config")(**sizes, **config)
     model = scrambled(getattr(transformers, f"{kind}Model")(settings))

@@ -12,7 +12,7 @@ from kernels.results import AttentionResult
 from kernels.self_check import Failure, self_check
 from tests.kernels.device import DEVICE
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="Triton is for Linux alone")
 pytestmark = pytest.mark.gpu
 
 WIDTHS = (16,)

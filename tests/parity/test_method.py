@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sampler.inputs import TransferInputs
+from sampler.presets import PRESETS, in_words
 from sampler.series import Result, generate
-from sampler.settings import PRESETS, Settings, Span, in_words
+from sampler.settings import Settings, Span
 from tests.conftest import build_theirs, build_tiny
 from tests.parity.second_implementation import SecondImplementation
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from sampler.feature_cache import CacheBudget
 from sampler.inputs import TransferInputs
+from sampler.presets import PRESETS
 from sampler.series import GenerationTask, Result, generate_series
-from sampler.settings import PRESETS, Settings, Span
+from sampler.settings import Settings, Span
 
 SHORT = Settings(
     steps=12,

@@ -23,7 +23,8 @@ from model.unet import UNet
 from model.vae import VAE
 from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
-from sampler.series import Progress, Result, generate_series
+from sampler.progress import Progress
+from sampler.series import Result, generate_series
 from sampler.text_to_image import text_to_image
 from tests.conftest import TINY, build_tiny
 from tests.sampler.cases import CASES, SHORT, tasks

@@ -32,8 +32,9 @@ from model.unet_blocks import Layer
 from model.vae import VAE
 from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
+from sampler.progress import Progress
 from sampler.self_segmentation import AttentionMap, Foreground
-from sampler.series import GenerationTask, Progress, generate_series
+from sampler.series import GenerationTask, generate_series
 from sampler.text_to_image import text_to_image
 from tests.sampler.cases import CASES, FOUND, SHORT, inputs, tasks
 

@@ -21,7 +21,8 @@ from sampler.field_denoising import FieldSteps, layout_of
 from sampler.inputs import DrawnSteps, draw_field_noise, draw_noise
 from sampler.latent_windows import Layout
 from sampler.masks import latent_labels
-from sampler.series import GenerationTask, Progress, Result, generate_series
+from sampler.progress import Progress
+from sampler.series import GenerationTask, Result, generate_series
 from sampler.settings import Settings, Span
 from tests.allocations import peak_extra_bytes
 from tests.conftest import build_tiny

@@ -18,8 +18,10 @@ from model.unet import UNet
 from model.vae import VAE
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
-from sampler.series import GenerationTask, Progress, generate_series
-from sampler.settings import PRESETS, Settings, Span
+from sampler.presets import PRESETS
+from sampler.progress import Progress
+from sampler.series import GenerationTask, generate_series
+from sampler.settings import Settings, Span
 
 FORWARD = 803.3e9
 """FLOPs of one whole pass of the UNet at 512×512 px, time embedding and keys and values of the text included."""

@@ -12,9 +12,10 @@ from kernels import masked_adain
 from sampler.inputs import TransferInputs
 from sampler.masks import latent_labels, structure_image, unmatched_classes, vanishing_classes
 from sampler.pairs import Origin, PairBatch, Structure, TransferPair, attention_classes
+from sampler.presets import PRESETS
 from sampler.reference import transfer
 from sampler.series import Result, generate
-from sampler.settings import PRESETS, Settings, Span
+from sampler.settings import Settings, Span
 
 SHORT = replace(
     PRESETS["winter"],

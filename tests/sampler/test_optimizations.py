@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.optimizations import ORDER, Optimizations, cumulative, transfer_with
 from sampler.execution import Execution
+from sampler.presets import PRESETS
 from sampler.reference import transfer
 from sampler.series import Result, generate
-from sampler.settings import PRESETS, Span
+from sampler.settings import Span
 from tests.conftest import build_tiny
 from tests.sampler.cases import SHORT, inputs
 

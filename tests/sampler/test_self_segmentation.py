@@ -8,6 +8,7 @@ import torch
 
 from model.tokenizer import Tokenizer
 from sampler.errors import SettingError
+from sampler.presets import PRESETS, choose
 from sampler.self_segmentation import (
     HELD_POSITIONS,
     AttentionMap,
@@ -18,7 +19,6 @@ from sampler.self_segmentation import (
     noun_positions,
     rows_of,
 )
-from sampler.settings import PRESETS, choose
 from tests.allocations import peak_extra_bytes
 from tests.parity.second_implementation import foreground as theirs
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sampler.errors import SettingError
-from sampler.settings import PRESETS, Settings, Span, choose
+from sampler.presets import PRESETS, choose
+from sampler.settings import Settings, Span
 
 
 def test_the_winter_preset_swaps_and_matches_in_the_papers_ranges():
