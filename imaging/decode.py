@@ -30,7 +30,7 @@ MIN_SIDE = 16
 BYTES_PER_PIXEL = 4 * 256 * 4
 
 # Pillow's decoders raise nearly anything where a file contradicts itself.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -100,7 +100,7 @@ def open_picture(path: str | os.PathLike[str]) -> Picture:
         ) from error
     except MemoryError as error:
         raise InputError(f"{name}: too large for the memory there is; cut it into smaller patches") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(name, str(error)) from error
 
 
@@ -118,7 +118,7 @@ def _decode(name: str, data: bytes) -> Picture:
             picture = _load(name, data)
         except (InputError, UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _damaged(name, said().replace("tempfile.tif: ", "") or str(error)) from error
         text = said()
     if tells_of_lost_pixels(text):

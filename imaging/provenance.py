@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from imaging.decode import DAMAGE
 from imaging.errors import InputError, brief
 from imaging.rawfile import is_file
 
@@ -26,19 +26,6 @@ Value: TypeAlias = str | int | float | bool | Sequence["Value"] | None
 
 _DESCRIPTION = 270
 _OURS = re.compile(rf'\{{"program": "{PROGRAM}"')
-# What Pillow raises where a file's tables contradict themselves.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 _OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -84,7 +71,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
                 text = _record_in(image)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a PNG or TIFF image; give an image that {PROGRAM} wrote") from error
-    except _DAMAGE as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: damaged or cut short ({brief(str(error))}); copy it again") from error
     if text is None:
         raise InputError(f"{path}: has no record of how it was made; give an image as {PROGRAM} wrote it, not a copy")
