@@ -109,11 +109,6 @@ class Folder:
                 found[name.removesuffix(".json")] = str(json.loads(read_bytes(folder / name))["reason"])
         return found
 
-    def forget_failures(self) -> None:
-        """Let what failed be tried again."""
-        for name in self.failures():
-            self._failure(name).unlink(missing_ok=True)
-
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
         """Within, whether nobody else works on ``name``. The claim ends with the process, however that ends."""
