@@ -6,6 +6,7 @@ from commands.threads import wait_briefly
 
 wait_briefly()
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,10 @@ from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
 from tests.model.checkpoints import their_modules, write_folder
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Processes of tests that take all cores each take three times as long as with their share.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 LONG = ("test_flops", "test_method", "test_series", "test_optimizations", "test_triton_interpreter")
 
