@@ -77,8 +77,8 @@ def run(request: EmbedRequest) -> Iterator[Event]:
             raise InputError(f"{shown(arm.path)}: one image alone; give sets of {FEWEST_OTHERS} or more")
     check_installed()
     check_projection(request.projection, len(chosen) + sum(len(arm.samples) for arm in arms.values()))
-    yield from _open_folder(request)
     encoder = _encoder(request, device, dtype)
+    yield from _open_folder(request)
     looking = look_at(
         shown(request.input), chosen, {name: arm.samples for name, arm in arms.items()}, classes or real.classes
     )

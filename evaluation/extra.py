@@ -9,8 +9,8 @@ OWN = ("commands", "dataset", "evaluation", "imaging", "stainloom")
 
 def missing_extra(error: Exception) -> InputError:
     """What to tell of an ``error`` at the import of libraries. Raises it again if it is a fault of our own."""
-    name = (error.name if isinstance(error, ImportError) else None) or ""
-    if name.split(".")[0] in OWN:
+    name = ((error.name if isinstance(error, ImportError) else None) or "").split(".")[0]
+    if name in OWN:
         raise error
     fix = "pip install 'stainloom[evaluate]' (in a clone: pip install -e '.[evaluate]')"
     if isinstance(error, ModuleNotFoundError):

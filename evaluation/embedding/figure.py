@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation.embedding.images import REAL, EmbeddedImage, share_table
 from evaluation.embedding.yardstick import Comparison, Interval
-from imaging.errors import InputError, brief
+from evaluation.extra import missing_extra
+from imaging.errors import brief
 from imaging.panel import PALETTE
 
 COLUMNS = 3
@@ -43,14 +44,11 @@ class Pictures:
 
 def check_installed() -> None:
     """Raise InputError if what pictures and intervals need is not installed."""
-    for package, part in (("matplotlib", "matplotlib.figure"), ("scipy", "scipy.special")):
-        try:
+    try:
+        for part in ("matplotlib.figure", "scipy.special"):
             importlib.import_module(part)
-        except ImportError as error:
-            raise InputError(
-                f"pictures and intervals need {package}, which is not installed: pip install {package}, or "
-                "'stainloom[evaluate]'"
-            ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise missing_extra(error) from error
 
 
 def draw(

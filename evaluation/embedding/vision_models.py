@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from evaluation.embedding.transformers_vit import MODEL_TYPES, build_vit
 from evaluation.embedding.vision_folder import CONFIG, HUB, TIMM, VisionFolder, fetch, open_folder
+from evaluation.extra import missing_extra
 from imaging.errors import InputError, brief
 from imaging.provenance import file_sha256
 from imaging.rawfile import shown
@@ -110,10 +111,8 @@ def _timm() -> ModuleType:
     try:
         importlib.import_module("timm.data")
         return importlib.import_module("timm")
-    except ImportError as error:
-        raise InputError(
-            "encoders other than `encoder` diffusion need timm: pip install timm, or 'stainloom[evaluate]'"
-        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise missing_extra(error) from error
 
 
 def _place(timm: ModuleType, name: str) -> Path:
