@@ -19,8 +19,9 @@ from model import StableDiffusion
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.presets import PRESETS
-from sampler.series import GenerationTask, Result, generate_series
+from sampler.series import Result, generate_series
 from sampler.settings import Settings, Span
+from sampler.tasks import GenerationTask
 
 FOLDER = ROOT / "examples"
 TARGETS = ("target_a.png", "target_b.png", "target_c.png")

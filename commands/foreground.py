@@ -34,13 +34,13 @@ def check_foreground(request: GenerateRequest, settings: Settings) -> None:
         InputError: masks are to be saved, and none are found.
         SettingError: an option that wants classes of the origin, or a noun that the prompt has not.
     """
-    finds = request.origin_mask is None and settings.segmentation_step is not None
+    finds = not request.origin_mask and settings.segmentation_step is not None
     if request.save_masks and not finds:
         raise InputError(
             "--save-masks: there are none to save; --preset alaluf finds masks where no --origin-mask is given and "
             "--adain is foreground"
         )
-    if request.origin_mask is not None:
+    if request.origin_mask:
         return
     if settings.adain in ("alternating", "all"):
         raise SettingError("adain", settings.adain, "knows the origin's classes by its mask: give `origin_mask`")

@@ -45,11 +45,12 @@ from imaging.rawfile import shown
 from imaging.windows import preview_factor, read_resolution, smaller
 from sampler.errors import SettingError
 from sampler.execution import Execution
-from sampler.inputs import TransferInputs
+from sampler.inputs import OriginImage, TransferInputs
 from sampler.option import check_options
 from sampler.progress import Progress
-from sampler.series import GenerationTask, generate_series
+from sampler.series import generate_series
 from sampler.settings import MULTIPLE, Settings
+from sampler.tasks import GenerationTask
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,25 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     settings, notes = method_settings(request)
     batch, budget = read_batch_size(request.batch_size), choose_budget(request.cache, device)
 
-    origin_path, origin_mask = request.origin, request.origin_mask
-    without = origin_mask is None and request.preset == "alaluf"
-    if origin_path is None or not request.target_mask or (origin_mask is None and not without):
-        raise InputError(
-            "--origin, --origin-mask and --target-mask belong together: give all three, or none; only --preset alaluf "
-            "does without --origin-mask"
-        )
+    check_files(request)
     check_foreground(request, settings)
-    image = read_image(origin_path)
-    given = () if origin_mask is None else (origin_mask,)
-    masks = (*given, *request.target_mask)
+    masks, given = (*request.origin_mask, *request.target_mask), len(request.origin_mask)
+    images = [read_image(path) for path in request.origin]
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
-    target_maps, origin_map = labels.maps[len(given) :], None
-    if origin_mask is not None:
-        origin_map = labels.maps[0]
-        check_same_size(origin_map, origin_mask, image, origin_path)
+    origin_maps, target_maps = labels.maps[:given], labels.maps[given:]
+    for each, path, image, image_path in zip(origin_maps, request.origin_mask, images, request.origin, strict=False):
+        check_same_size(each, path, image, image_path)
     settings.class_intensities(len(labels.classes))
     loras = read_loras(request.lora)
-    inputs = (origin_path, *masks, *(given.lora.file for given in loras))
-    origin = pad_to_multiple(image, MULTIPLE)
-    origin_labels = None if origin_map is None else pad_to_multiple(origin_map, MULTIPLE)
+    inputs = (*request.origin, *masks, *(each.lora.file for each in loras))
+    padded_maps = [pad_to_multiple(each, MULTIPLE) for each in origin_maps]
+    origins = [
+        OriginImage(pad_to_multiple(image, MULTIPLE), padded_maps[number] if padded_maps else None)
+        for number, image in enumerate(images)
+    ]
     targets = [pad_to_multiple(target, MULTIPLE) for target in target_maps]
     for target in targets:
-        settings.check_windows(target.shape, finds_foreground=origin_map is None)
+        settings.check_windows(target.shape, finds_foreground=not given)
     fields = {number for number, target in enumerate(targets) if settings.window_for(target.shape) is not None}
     planned = plan_outputs(request.output, request.target_mask, request.variants, inputs, fields)
     weights = os.path.expanduser(request.weights)
@@ -109,9 +105,10 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     fonts = fonts_for(labels.classes.names)
     yield from notes_on_fonts(labels.classes.names, fonts)
 
-    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[given.lora for given in loras])
+    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[each.lora for each in loras])
     loaded.prepack()
-    check_memory(loaded.config, origin.shape[:2], dtype, device, origin_path)
+    for path, origin in zip(request.origin, origins, strict=True):
+        check_memory(loaded.config, origin.image.shape[:2], dtype, device, path)
     for path, target in zip(request.target_mask, targets, strict=True):
         check_memory(loaded.config, target.shape, dtype, device, path, window=settings.window_for(target.shape))
     details: dict[str, Value] = {
@@ -122,15 +119,17 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     }
     digests = {str(path): file_sha256(path) for path in dict.fromkeys(inputs)}
 
-    pairs = [TransferInputs(origin, origin_labels, target, len(labels.classes)) for target in targets]
+    first, further = origins[0], tuple(origins[1:])
+    pairs = [TransferInputs(first.image, first.labels, target, len(labels.classes), further) for target in targets]
     factor = loaded.config.vae.factor
-    padded = [*(() if origin_labels is None else (origin_labels,)), *targets]
+    padded = [*padded_maps, *targets]
     yield from notes_on_classes(labels, padded, pairs, masks, settings, factor)
     yield from notes_on_windows(targets, request.target_mask, settings, factor)
     tasks = [GenerationTask(pairs[item.target], request.seed + item.variant) for item in planned]
     if batch is None:
         sides = [pass_sides(settings, target.shape) for target in targets]
-        batch = choose_batch(loaded.config, [whole_sides(origin.shape[:2]), *sides], dtype, device)
+        whole = [whole_sides(each.image.shape[:2]) for each in origins]
+        batch = choose_batch(loaded.config, [*whole, *sides], dtype, device)
     records = [
         _record(
             request,
@@ -171,11 +170,11 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
                     noted_already = True
                     yield note
             pixels = crop(event.image, *target.shape)
-            foregrounds = pixel_masks(found, factor, image.shape[:2], target.shape)
+            foregrounds = pixel_masks(found, factor, images[0].shape[:2], target.shape)
             less = preview_factor(*target.shape)
             sheet = panel(
-                smaller(image, less),
-                None if origin_map is None else smaller(origin_map, less),
+                [smaller(image, less) for image in images],
+                [smaller(each, less) for each in origin_maps],
                 smaller(target, less),
                 smaller(pixels, less),
                 labels.classes.names,
@@ -190,15 +189,32 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
             yield Written(item.image, item.panel, latents_path, mask_files[event.index])
 
 
+def check_files(request: GenerateRequest) -> None:
+    """Raise InputError where files are missing, or several origins have not a mask each."""
+    without = not request.origin_mask and request.preset == "alaluf"
+    if not request.origin or not request.target_mask or not (request.origin_mask or without):
+        raise InputError(
+            "--origin, --origin-mask and --target-mask belong together: give all three, or none; only --preset alaluf "
+            "does without --origin-mask"
+        )
+    if len(request.origin) > 1 and without:
+        raise InputError("--origin: of one image alone can the foreground be found; give --origin-mask for each")
+    if request.origin_mask and len(request.origin) != len(request.origin_mask):
+        raise InputError(
+            f"--origin names {len(request.origin)} images and --origin-mask {len(request.origin_mask)} label maps; "
+            "give one for each, in the same order"
+        )
+
+
 def with_example(request: GenerateRequest) -> GenerateRequest:
     """The ``request`` itself, or of the small example if it names no file. Raises InputError for half of one."""
-    if request.origin is not None or request.origin_mask is not None or request.target_mask:
+    if request.origin or request.origin_mask or request.target_mask:
         return request
     if request.classes is not None:
         raise InputError("--classes: belongs to masks of your own; give --origin, --origin-mask and --target-mask")
     origin, mask, target = (SMALL / name for name in ("ihc.png", "ihc_mask.png", "target_a.png"))
-    given = None if request.preset == "alaluf" else mask
-    return replace(request, origin=origin, origin_mask=given, target_mask=(target,), classes=EXAMPLE_CLASSES)
+    given = () if request.preset == "alaluf" else (mask,)
+    return replace(request, origin=(origin,), origin_mask=given, target_mask=(target,), classes=EXAMPLE_CLASSES)
 
 
 def _record(
@@ -212,8 +228,8 @@ def _record(
 ) -> Provenance:
     """All that makes this one image again."""
     arguments: dict[str, Value] = {
-        "origin": _text(request.origin),
-        "origin-mask": _text(request.origin_mask),
+        "origin": _texts(request.origin),
+        "origin-mask": _texts(request.origin_mask),
         "target-mask": os.fspath(request.target_mask[item.target]),
         "classes": str(classes),
         "weights": request.weights,
@@ -227,6 +243,11 @@ def _record(
         "output": os.fspath(item.image),
     }
     return Provenance(VERSION, "generate", arguments, digests, details)
+
+
+def _texts(paths: Sequence[Path]) -> Value:
+    """One as it was always written, several as a list."""
+    return [os.fspath(path) for path in paths] if len(paths) > 1 else _text(next(iter(paths), None))
 
 
 def _text(path: Path | None) -> str | None:

@@ -85,8 +85,10 @@ class GenerateRequest(MethodRequest):
     """What the user asked of `generate`."""
 
     output: Path = option(Path("output"), "PATH", "a .png or .tif file, or a folder")
-    origin: Path | None = option(None, "IMAGE", "patch whose appearance is taken (PNG, TIFF, …)")
-    origin_mask: Path | None = option(None, "MASK", "its label map, of the same size; alaluf does without")
+    origin: tuple[Path, ...] = option(
+        (), "IMAGE", "patch whose appearance is taken (PNG, TIFF, …); of several, all together in every image"
+    )
+    origin_mask: tuple[Path, ...] = option((), "MASK", "its label map, of the same size; alaluf does without")
     target_mask: tuple[Path, ...] = option((), "MASK", "label maps to make images for")
     save_latents: Path | None = option(None, "FILE.safetensors", "also keep the last latents, as tensor `latents`")
     save_masks: bool = option(False, None, "also keep the foregrounds that alaluf finds, beside each image (black)")

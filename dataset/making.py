@@ -25,7 +25,8 @@ from sampler.errors import NotFiniteError
 from sampler.inputs import TransferInputs
 from sampler.prepare import Pipeline
 from sampler.progress import Progress
-from sampler.series import GenerationTask, run_series
+from sampler.series import run_series
+from sampler.tasks import GenerationTask
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ from model.unet_blocks import KVSource
 from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.schedule import cumulative_alphas
-from sampler.series import GenerationTask, Result, generate_series
+from sampler.series import Result, generate_series
 from sampler.settings import Settings
+from sampler.tasks import GenerationTask
 
 TIMES = (250, 450, 650)
 PROMPT = 1  # of CAPTIONS, the program's own

@@ -53,18 +53,18 @@ def paint(labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
 
 
 def panel(
-    origin: NDArray[np.uint8],
-    origin_labels: NDArray[np.int64] | None,
+    origins: Sequence[NDArray[np.uint8]],
+    origin_labels: Sequence[NDArray[np.int64]],
     target_labels: NDArray[np.int64],
     result: NDArray[np.uint8],
     class_names: Sequence[str],
     fonts: Sequence[Font | None] | None = None,
     foregrounds: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> NDArray[np.uint8]:
-    """Put origin [H, W, 3], its labels [H, W], target labels [H', W'] and result [H', W', 3] side by side.
+    """Put origins [H, W, 3], labels of each [H, W], target labels [H', W'] and result [H', W', 3] side by side.
 
-    Without the origin's labels their place is empty. ``foregrounds`` of origin [H, W] and target [H', W'], where they
-    were found, stand beside these: what is not foreground is pale.
+    ``origin_labels`` may be empty. ``foregrounds`` of the only origin [H, W] and target [H', W'], where they were
+    found, stand beside these: what is not foreground is pale.
 
     Pixels keep their size; below the captions and images a legend names the classes, each in its font of ``fonts``
     (`imaging.fonts.fonts_for`; None: Pillow's own for all). A name without one is written as its number, one that is
@@ -76,10 +76,14 @@ def panel(
     count = len(class_names)
     mine, theirs = (None, None) if foregrounds is None else foregrounds
     painted = paint(target_labels, count)
-    shown = [
-        ("origin", origin, origin),
-        ("origin mask", None if origin_labels is None else paint(origin_labels, count), origin),
-        (FOUND, None if mine is None else _faded(origin, mine), origin),
+    shown: list[tuple[str, NDArray[np.uint8] | None, NDArray[np.uint8]]] = []
+    for number, origin in enumerate(origins, start=1):
+        which = f" {number}" if len(origins) > 1 else ""
+        shown.append((f"origin{which}", origin, origin))
+        if origin_labels:
+            shown.append((f"origin mask{which}", paint(origin_labels[number - 1], count), origin))
+    shown += [
+        (FOUND, None if mine is None else _faded(origins[0], mine), origins[0]),
         ("target mask", painted, result),
         (FOUND, None if theirs is None else _faded(painted, theirs), result),
         ("result", result, result),

@@ -54,10 +54,22 @@ class Features:
 
 
 @dataclass(frozen=True)
+class JoinedFeatures:
+    """The features of images that are looked at together, side by side."""
+
+    images: Sequence[Features]
+
+    def at(self, i: int) -> AttentionFeatures:
+        """Tokens [1, ΣN, C] by layer at step ``i``."""
+        found = [image.at(i) for image in self.images]
+        return {layer: torch.cat([each[layer] for each in found], dim=1) for layer in found[0]}
+
+
+@dataclass(frozen=True)
 class FeaturesOfMany:
     """The features of several images, for a batch whose member b looks at image ``rows[b]``."""
 
-    images: Sequence[Features]
+    images: Sequence[Features | JoinedFeatures]
     rows: Sequence[int]
 
     def at(self, i: int) -> AttentionFeatures:

@@ -20,7 +20,7 @@ from sampler.ddim import add_noise, ddim_step, denoise_step
 from sampler.denoise import predict
 from sampler.inputs import DrawnSteps, FieldNoise, TransferInputs
 from sampler.latent_windows import Layout, Window
-from sampler.pairs import Origin, PairBatch, classes_of
+from sampler.pairs import JoinedOrigins, Origin, PairBatch, classes_of
 from sampler.prepare import Pipeline, mix_noise
 from sampler.settings import Settings
 
@@ -98,7 +98,7 @@ class FieldSteps:
 
 
 def denoise_field(
-    pipeline: Pipeline, origin: Origin, field: Field, num_classes: int, reached: Reached | None
+    pipeline: Pipeline, origin: Origin | JoinedOrigins, field: Field, num_classes: int, reached: Reached | None
 ) -> Generator[Reached | None, None, Tensor]:
     """z_out [1, 4, h', w'] of ``field``. Yields after each group of windows, and at the end of a step what is reached.
 
@@ -120,7 +120,7 @@ def denoise_field(
 class _Walk:
     """The steps of one field. Each takes the state that it begins with and returns the next; windows tick between."""
 
-    def __init__(self, pipeline: Pipeline, origin: Origin, field: Field, num_classes: int) -> None:
+    def __init__(self, pipeline: Pipeline, origin: Origin | JoinedOrigins, field: Field, num_classes: int) -> None:
         self.pipeline, self.settings, self.schedule = pipeline, pipeline.settings, pipeline.schedule
         self.field, self.layout, self.num_classes = field, field.layout, num_classes
         self.weights = field.layout.weights(field.clean)

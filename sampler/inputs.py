@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,31 +16,49 @@ from sampler.settings import Settings
 
 
 @dataclass(frozen=True)
+class OriginImage:
+    """A real patch, uint8 RGB [H, W, 3], and its ``labels`` [H, W]."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
 class TransferInputs:
-    """What one image is made from. Sides are multiples of 64 px; origin and target may differ in size.
+    """What one image is made from. Sides are multiples of 64 px; origins and target may differ in size.
 
     ``origin`` is uint8 RGB [H, W, 3], ``origin_labels`` [H, W] and ``target_labels`` [H', W'] hold 0..num_classes-1, or
     num_classes for pixels that belong to no class. Without the origin's labels the method has none of the origin, and
-    the ``alaluf`` preset finds both images' foreground (`sampler.self_segmentation`).
+    the ``alaluf`` preset finds both images' foreground (`sampler.self_segmentation`). ``further`` origins, all with
+    labels, are looked at beside the first (docs/method.md, "Several origins").
     """
 
     origin: NDArray[np.uint8]
     origin_labels: NDArray[np.int64] | None
     target_labels: NDArray[np.int64]
     num_classes: int
+    further: tuple[OriginImage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.further and any(each.labels is None for each in self.origins):
+            raise ValueError("several origins want labels each")
+
+    @property
+    def origins(self) -> tuple[OriginImage, ...]:
+        """All of them."""
+        return OriginImage(self.origin, self.origin_labels), *self.further
 
     def unmatched_classes(self, factor: int) -> list[int]:
         """Classes of the target that AdaIN leaves as they are, for want of 2 latent positions of ``factor`` px.
 
         None without the origin's labels.
         """
-        if self.origin_labels is None:
-            return []
-        origin, target = (
-            latent_labels(torch.from_numpy(labels), self.num_classes, factor)
-            for labels in (self.origin_labels, self.target_labels)
-        )
-        return unmatched_classes(target, origin, self.num_classes)
+
+        def at_latents(labels: NDArray[np.int64]) -> Tensor:
+            return latent_labels(torch.from_numpy(labels), self.num_classes, factor).flatten()
+
+        known = [at_latents(each.labels) for each in self.origins if each.labels is not None]
+        return unmatched_classes(at_latents(self.target_labels), torch.cat(known), self.num_classes) if known else []
 
 
 @dataclass(frozen=True)
@@ -47,13 +66,20 @@ class Noise:
     """All random numbers of one image, in the order in which they are drawn.
 
     ``structure_image`` [1, 3, H', W'] is the painted mask with its noise; the others are the latents', for each step:
-    ``origin`` [T, 4, h, w], ``structure`` and ``fresh`` [T, 4, h', w'], the last None where none is asked for.
+    ``origin`` [T, 4, h, w], ``structure`` and ``fresh`` [T, 4, h', w'], the last None where none is asked for, and one
+    for each of the ``further`` origins.
     """
 
     structure_image: Tensor
     origin: Tensor
     structure: Tensor
     fresh: Tensor | None
+    further: tuple[Tensor, ...] = ()
+
+    @property
+    def origins(self) -> tuple[Tensor, ...]:
+        """Of all origins."""
+        return self.origin, *self.further
 
 
 @dataclass(frozen=True)
@@ -89,26 +115,23 @@ class FieldNoise:
     origin: Tensor
     structure: DrawnSteps
     fresh: DrawnSteps | None
+    further: tuple[Tensor, ...] = ()
+
+    @property
+    def origins(self) -> tuple[Tensor, ...]:
+        """Of all origins."""
+        return self.origin, *self.further
 
 
 def draw_field_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> FieldNoise:
-    """As `draw_noise`, step by step."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = (side // factor for side in inputs.target_labels.shape)
-    painted = _painted(inputs, settings, generator)
-    origin = torch.randn(
-        (settings.steps, channels, *(side // factor for side in inputs.origin.shape[:2])),
-        generator=generator,
-        dtype=torch.float32,
-    )
-    structure = DrawnSteps.of(generator, settings.steps, (channels, height, width))
-    fresh = DrawnSteps.of(generator, settings.steps, structure.shape) if settings.fresh_noise > 0.0 else None
-    return FieldNoise(painted, origin, structure, fresh)
-
-
-def _painted(inputs: TransferInputs, settings: Settings, generator: torch.Generator) -> Tensor:
-    intensities = settings.class_intensities(inputs.num_classes)
-    return structure_image(torch.from_numpy(inputs.target_labels), intensities, settings.mask_noise, generator)
+    """As `draw_noise`, but the target's step by step."""
+    draw = _Draw(torch.Generator().manual_seed(seed), settings, channels, factor)
+    painted = draw.painted(inputs)
+    origin = draw.all_steps(inputs.origin)
+    shape = (channels, *draw.sides(inputs.target_labels))
+    structure = DrawnSteps.of(draw.generator, settings.steps, shape)
+    fresh = DrawnSteps.of(draw.generator, settings.steps, shape) if settings.fresh_noise > 0.0 else None
+    return FieldNoise(painted, origin, structure, fresh, draw.further(inputs))
 
 
 def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: int, factor: int) -> Noise:
@@ -116,18 +139,42 @@ def draw_noise(seed: int, inputs: TransferInputs, settings: Settings, channels: 
 
     So a seed means the same on every device. ``channels`` and ``factor`` are those of the latents.
     """
-    generator = torch.Generator().manual_seed(seed)
+    draw = _Draw(torch.Generator().manual_seed(seed), settings, channels, factor)
+    painted = draw.painted(inputs)
+    origin = draw.all_steps(inputs.origin)
+    structure = draw.all_steps(inputs.target_labels)
+    fresh = draw.all_steps(inputs.target_labels) if settings.fresh_noise > 0.0 else None
+    return Noise(painted, origin, structure, fresh, draw.further(inputs))
 
-    def per_step(side: tuple[int, ...]) -> Tensor:
-        height, width = side
-        shape = (settings.steps, channels, height // factor, width // factor)
-        return torch.randn(shape, generator=generator, dtype=torch.float32)
 
-    painted = _painted(inputs, settings, generator)
-    origin = per_step(inputs.origin.shape[:2])
-    structure = per_step(inputs.target_labels.shape)
-    fresh = per_step(inputs.target_labels.shape) if settings.fresh_noise > 0.0 else None
-    return Noise(painted, origin, structure, fresh)
+@dataclass(frozen=True)
+class _Draw:
+    """What both ways of drawing have in common; every call draws the generator's next numbers."""
+
+    generator: torch.Generator
+    settings: Settings
+    channels: int
+    factor: int
+
+    def sides(self, image: NDArray[Any]) -> tuple[int, int]:
+        """Of the latents of ``image`` [H, W, …]."""
+        height, width = image.shape[:2]
+        return height // self.factor, width // self.factor
+
+    def painted(self, inputs: TransferInputs) -> Tensor:
+        """The structure image."""
+        intensities = self.settings.class_intensities(inputs.num_classes)
+        labels = torch.from_numpy(inputs.target_labels)
+        return structure_image(labels, intensities, self.settings.mask_noise, self.generator)
+
+    def all_steps(self, image: NDArray[Any]) -> Tensor:
+        """Noise of every step [T, 4, h, w] for the latents of ``image`` [H, W, …]."""
+        shape = (self.settings.steps, self.channels, *self.sides(image))
+        return torch.randn(shape, generator=self.generator, dtype=torch.float32)
+
+    def further(self, inputs: TransferInputs) -> tuple[Tensor, ...]:
+        """Last, so that everything else is as without them."""
+        return tuple(self.all_steps(each.image) for each in inputs.further)
 
 
 def to_unit_range(image: NDArray[np.uint8]) -> Tensor:

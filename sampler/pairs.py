@@ -12,7 +12,7 @@ from model.transformer import Classes
 from model.unet_blocks import AttentionFeatures
 from sampler.conditioned_unet import TextConditionedUNet
 from sampler.feature_cache import CacheEntry
-from sampler.features import Features, FeatureSchedule, FeaturesOfMany
+from sampler.features import Features, FeatureSchedule, FeaturesOfMany, JoinedFeatures
 from sampler.schedule import Step
 from sampler.self_segmentation import Foreground, FoundMasks
 from sampler.settings import Settings
@@ -33,6 +33,48 @@ class Origin:
     cached: Mapping[int, CacheEntry]
     foreground: Foreground | None = None
 
+    def features(
+        self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
+    ) -> Features | JoinedFeatures:
+        """At the steps ``wanted``, ``batch`` steps at a time."""
+        return Features(denoiser, self.latents, schedule, wanted, self.cached, batch)
+
+    def latents_at(self, i: int) -> Tensor:
+        """x_i [4, h, w]."""
+        return self.latents[i]
+
+    def labels_at(self, level: int) -> Tensor:
+        """[h, w] at ``level``."""
+        return self.labels[level]
+
+
+@dataclass(frozen=True)
+class JoinedOrigins:
+    """Several origins as one: their positions side by side in one row, whatever their sizes (an extension)."""
+
+    parts: tuple[Origin, ...]
+
+    def features(
+        self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
+    ) -> JoinedFeatures:
+        """Keys and values of all of them."""
+        return JoinedFeatures(
+            [Features(denoiser, each.latents, schedule, wanted, each.cached, batch) for each in self.parts]
+        )
+
+    def latents_at(self, i: int) -> Tensor:
+        """x_i [4, 1, Σh·w]."""
+        return torch.cat([each.latents[i].flatten(1) for each in self.parts], dim=1)[:, None]
+
+    def labels_at(self, level: int) -> Tensor:
+        """[1, Σh·w] at ``level``."""
+        return torch.cat([each.labels[level].flatten() for each in self.parts])[None]
+
+    @property
+    def foreground(self) -> None:
+        """None was looked for: all of them have labels."""
+        return None
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -52,7 +94,7 @@ class Structure:
 class TransferPair:
     """What one image is made from."""
 
-    origin: Origin
+    origin: Origin | JoinedOrigins
     structure: Structure
 
     @property
@@ -70,7 +112,7 @@ class PairBatch:
     What is asked of origins is [B, …], or [1, …] where there is one for all. ``found`` are the pairs' foregrounds.
     """
 
-    origins: Sequence[Origin]
+    origins: Sequence[Origin | JoinedOrigins]
     structures: Sequence[Structure]
     rows: Sequence[int]
     found: Sequence[FoundMasks] = ()
@@ -90,8 +132,7 @@ class PairBatch:
         self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
     ) -> FeaturesOfMany:
         """The origins' features at the steps ``wanted``, ``batch`` steps at a time."""
-        images = [Features(denoiser, each.latents, schedule, wanted, each.cached, batch) for each in self.origins]
-        return FeaturesOfMany(images, self.rows)
+        return FeaturesOfMany([each.features(denoiser, schedule, wanted, batch) for each in self.origins], self.rows)
 
     def structure_features(
         self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule
@@ -106,7 +147,7 @@ class PairBatch:
 
     def origin_latents(self, i: int) -> Tensor:
         """x_i of the origins, [B or 1, 4, h, w]."""
-        return torch.stack([self.origins[row].latents[i] for row in self.rows])
+        return torch.stack([self.origins[row].latents_at(i) for row in self.rows])
 
     def noise(self, i: int) -> Tensor | None:
         """w_i, [B, 4, h', w']; None for deterministic steps."""
@@ -119,7 +160,7 @@ class PairBatch:
 
     def origin_labels(self, level: int) -> Tensor:
         """Labels of the origins at ``level``, [B or 1, h, w]."""
-        return torch.stack([self.origins[row].labels[level] for row in self.rows])
+        return torch.stack([self.origins[row].labels_at(level) for row in self.rows])
 
     def latent_labels(self, num_classes: int, *, as_one: bool) -> tuple[Tensor, Tensor]:
         """Target's and origin's labels at latent resolution: 0..num_classes, the last for no class.

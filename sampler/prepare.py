@@ -18,7 +18,7 @@ from sampler.errors import NotFiniteError
 from sampler.execution import Execution
 from sampler.feature_cache import FeatureCache, feature_bytes, in_place
 from sampler.features import Features, FeatureSchedule
-from sampler.inputs import Noise, TransferInputs
+from sampler.inputs import Noise, OriginImage, TransferInputs
 from sampler.inversion import InversionPlan, LayerSchedule, Put, Trajectory, invert
 from sampler.masks import latent_labels
 from sampler.pairs import Origin, Structure
@@ -73,10 +73,10 @@ class Pipeline:
         latents = self.model.vae.encode(image.to(self.device, self.dtype), impl=self.execution.impl)
         return latents.to(self.exact)[0]
 
-    def look(self, inputs: TransferInputs) -> LayerSchedule:
+    def look(self, origin_labels: NDArray[np.int64] | None) -> LayerSchedule:
         """Where the maps are taken if self-segmentation is to find the foreground."""
         step = self.settings.segmentation_step
-        return {} if step is None or inputs.origin_labels is not None else {step: map_layers(self.model.config.unet)}
+        return {} if step is None or origin_labels is not None else {step: map_layers(self.model.config.unet)}
 
     def foreground(self, trajectory: Trajectory, image: Image) -> Foreground | None:
         """The foreground of the ``image`` whose ``trajectory`` saw its maps; None where none were asked for.
@@ -132,16 +132,14 @@ class OriginPlan:
     cached: FeatureSchedule
 
     @staticmethod
-    def of(
-        pipeline: Pipeline, clean: Tensor, inputs: TransferInputs, cache: FeatureCache, *, reused: bool
-    ) -> OriginPlan:
+    def of(pipeline: Pipeline, clean: Tensor, origin: OriginImage, cache: FeatureCache, *, reused: bool) -> OriginPlan:
         """For ``clean`` latents [4, h, w]. Features are cached, as far as there is room, if the origin is ``reused``.
 
         What denoising again comes by costs nothing, so it is kept for a single use too.
         """
         settings, wanted = pipeline.settings, pipeline.settings.origin_features()
         passing = wanted if settings.redenoise else {}
-        look = pipeline.look(inputs)
+        look = pipeline.look(origin.labels)
         inversion = InversionPlan.of(settings, noise_maps=settings.redenoise, capture=passing, look=look)
         if settings.redenoise or not reused:
             return OriginPlan(inversion, {})
@@ -162,16 +160,20 @@ def structure_plan(settings: Settings, look: LayerSchedule | None = None) -> Inv
 
 
 def build_origin(
-    pipeline: Pipeline, plan: OriginPlan, clean: Tensor, inputs: TransferInputs, noise: Tensor, cache: FeatureCache
+    pipeline: Pipeline,
+    plan: OriginPlan,
+    clean: Tensor,
+    origin: OriginImage,
+    num_classes: int,
+    noise: Tensor,
+    cache: FeatureCache,
 ) -> Generator[None, None, Origin]:
-    """Invert the origin of ``inputs`` from its ``clean`` latents [4, h, w] with ``noise`` [T, 4, h, w].
+    """Invert ``origin`` from its ``clean`` latents [4, h, w] with ``noise`` [T, 4, h, w].
 
     Yields after each network call.
     """
-    given = inputs.origin_labels
-    labels = pipeline.labels(
-        np.zeros(inputs.origin.shape[:2], dtype=np.int64) if given is None else given, inputs.num_classes
-    )
+    given = np.zeros(origin.image.shape[:2], dtype=np.int64) if origin.labels is None else origin.labels
+    labels = pipeline.labels(given, num_classes)
     trajectory = yield from pipeline.invert(plan.inversion, clean, noise, cache.put)
     cached = dict(trajectory.cached)
     features = Features(pipeline.text, trajectory.latents, pipeline.schedule, plan.cached, {}, pipeline.execution.batch)
@@ -190,7 +192,7 @@ def build_structure(
     """Invert the painted mask from its ``clean`` latents [4, h', w']; yields after each network call."""
     settings = pipeline.settings
     labels = pipeline.labels(inputs.target_labels, inputs.num_classes)
-    plan = structure_plan(settings, pipeline.look(inputs))
+    plan = structure_plan(settings, pipeline.look(inputs.origin_labels))
     trajectory = yield from pipeline.invert(plan, clean, noise.structure, in_place)
     maps = trajectory.noise_maps
     if settings.inversion == "ddpm" and noise.fresh is not None:

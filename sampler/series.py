@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,15 @@ from sampler.denoise import denoise
 from sampler.errors import NotFiniteError
 from sampler.execution import Execution
 from sampler.feature_cache import FeatureCache
-from sampler.field_denoising import Field, FieldSteps, Reached, denoise_field
-from sampler.inputs import FieldNoise, TransferInputs, draw_field_noise, draw_noise, to_pixels, to_unit_range
-from sampler.pairs import Origin, Structure, TransferPair
-from sampler.prepare import OriginPlan, Pipeline, build_origin, build_structure, structure_plan
-from sampler.progress import Progress, Ticks
+from sampler.field_denoising import FieldSteps, denoise_field
+from sampler.inputs import TransferInputs, to_pixels
+from sampler.pairs import TransferPair
+from sampler.prepare import Pipeline
+from sampler.progress import Progress
 from sampler.self_segmentation import FoundMasks
 from sampler.settings import Settings
+from sampler.sharing import Shared
+from sampler.tasks import GenerationTask, plan_batches
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,6 @@ class Result:
     latents: Tensor
     index: int = 0
     found: FoundMasks | None = None
-
-
-@dataclass(frozen=True)
-class GenerationTask:
-    """One image of a series; ``reached`` is where an earlier run of the same ended, for a field in windows."""
-
-    inputs: TransferInputs
-    seed: int
-    reached: Reached | None = None
-
-    def origin_key(self, settings: Settings) -> Hashable:
-        """Equal for tasks whose `Origin` is the same.
-
-        A stochastic trajectory's noise is drawn after the structure image's, so it depends on the target's size.
-        """
-        inputs = self.inputs
-        drawn = None if settings.inversion == "ddim" else (self.seed, inputs.target_labels.shape)
-        return id(inputs.origin), id(inputs.origin_labels), drawn
-
-    @property
-    def structure_key(self) -> Hashable:
-        """Equal for tasks whose `Structure` is the same: its noise is drawn after the origin's."""
-        inputs = self.inputs
-        return id(inputs.target_labels), self.seed, inputs.origin.shape, inputs.origin_labels is None
-
-    @property
-    def shapes(self) -> Hashable:
-        """Equal for tasks that can share a batch."""
-        inputs = self.inputs
-        return inputs.origin.shape, inputs.target_labels.shape, inputs.num_classes, inputs.origin_labels is None
 
 
 def generate(
@@ -106,7 +78,7 @@ def run_series(
     Those of a batch must be of the same shapes.
     """
     with FeatureCache(pipeline.execution.budget) as cache:
-        shared = _Shared(pipeline, cache)
+        shared = Shared(pipeline, cache)
         for number, batch in enumerate(batches):
             members = [tasks[index] for index in batch]
             later = [tasks[index] for other in batches[number + 1 :] for index in other]
@@ -125,94 +97,6 @@ def run_series(
             yield from _decode(pipeline, z, batch, found)
 
 
-def plan_batches(tasks: Sequence[GenerationTask], settings: Settings, size: int) -> list[list[int]]:
-    """Indices of ``tasks`` in batches of up to ``size``: of the same shapes, those of one origin next to each other."""
-    order: dict[Hashable, dict[Hashable, list[int]]] = {}
-    for index, task in enumerate(tasks):
-        order.setdefault(task.shapes, {}).setdefault(task.origin_key(settings), []).append(index)
-    batches = []
-    for by_origin in order.values():
-        indices = [index for members in by_origin.values() for index in members]
-        batches += [indices[start : start + size] for start in range(0, len(indices), size)]
-    return batches
-
-
-class _Shared:
-    """The origins and structures that are there, by key, for all images that need them."""
-
-    def __init__(self, pipeline: Pipeline, cache: FeatureCache) -> None:
-        self._pipeline, self._cache, self._settings = pipeline, cache, pipeline.settings
-        self._origins: dict[Hashable, Origin] = {}
-        self._structures: dict[Hashable, Structure] = {}
-        self._fields: dict[Hashable, Field] = {}
-
-    def in_windows(self, task: GenerationTask) -> bool:
-        """Whether the target of ``task`` is larger than a window."""
-        return self._settings.window_for(task.inputs.target_labels.shape) is not None
-
-    def field(self, task: GenerationTask) -> tuple[Origin, Field]:
-        """Of a task in windows that `prepare` has seen."""
-        return self._origins[task.origin_key(self._settings)], self._fields[task.structure_key]
-
-    def pairs(self, tasks: Sequence[GenerationTask]) -> list[TransferPair]:
-        """Of tasks that `prepare` has seen."""
-        return [
-            TransferPair(self._origins[task.origin_key(self._settings)], self._structures[task.structure_key])
-            for task in tasks
-        ]
-
-    def prepare(self, members: Sequence[GenerationTask], later: Sequence[GenerationTask]) -> Iterator[Progress]:
-        """Make what ``members`` need and what is not there yet, with a view to those that come ``later``."""
-        pipeline, settings = self._pipeline, self._settings
-        reused = {task.origin_key(settings) for task in later}
-        origins = {key: task for task in members if (key := task.origin_key(settings)) not in self._origins}
-        windows = self.in_windows(members[0])
-        there = {**self._structures, **self._fields}
-        structures = {key: task for task in members if (key := task.structure_key) not in there}
-        config = pipeline.model.config.vae
-        draw = draw_field_noise if windows else draw_noise
-        noises = {
-            id(task): draw(task.seed, task.inputs, settings, config.latent_channels, config.factor)
-            for task in (*origins.values(), *structures.values())
-        }
-        images = {key: to_unit_range(task.inputs.origin) for key, task in origins.items()}
-        known = {key: task.reached.tensors["clean"] for key, task in structures.items() if task.reached is not None}
-        images |= {key: noises[id(task)].structure_image for key, task in structures.items() if key not in known}
-        latents = {key: clean.to(pipeline.device, pipeline.exact) for key, clean in known.items()}
-        for done, (key, image) in enumerate(images.items()):
-            yield Progress("encode", done, len(images), len(members))
-            latents[key] = pipeline.encode(image)
-        yield Progress("encode", len(images), len(images), len(members))
-
-        plans = {
-            key: OriginPlan.of(pipeline, latents[key], task.inputs, self._cache, reused=key in reused)
-            for key, task in origins.items()
-        }
-        inverted = {} if windows else structures
-        total = sum(plan.calls for plan in plans.values()) + structure_plan(settings).calls * len(inverted)
-        ticks = Ticks("invert", total, len(members))
-        for key, task in origins.items():
-            work = build_origin(pipeline, plans[key], latents[key], task.inputs, noises[id(task)].origin, self._cache)
-            self._origins[key] = yield from ticks.during(work)
-        for key, task in structures.items():
-            noise = noises[id(task)]
-            if isinstance(noise, FieldNoise):
-                self._fields[key] = Field.of(pipeline, latents[key], task.inputs, noise)
-                continue
-            build = build_structure(pipeline, latents[key], task.inputs, noise)
-            self._structures[key] = yield from ticks.during(build)
-
-    def forget_all_but(self, later: Sequence[GenerationTask]) -> None:
-        """Give up what none of the tasks ``later`` needs."""
-        origins = {task.origin_key(self._settings) for task in later}
-        for key in [key for key in self._origins if key not in origins]:
-            self._cache.release(self._origins.pop(key).cached.values())
-        structures = {task.structure_key for task in later}
-        for there in (self._structures, self._fields):
-            for key in [key for key in there if key not in structures]:
-                del there[key]
-
-
 def _denoise(
     pipeline: Pipeline, members: Sequence[GenerationTask], pairs: Sequence[TransferPair]
 ) -> Generator[Progress, None, Tensor]:
@@ -223,8 +107,8 @@ def _denoise(
     num_classes = members[0].inputs.num_classes
     z = pairs[0].structure.latents[-1:]
     # Read back together at the end: on a GPU each reading would wait for the step.
-    images = [image for pair in pairs for image in (pair.origin, pair.structure)]
-    finite = [torch.stack([image.latents[-1].isfinite().all() for image in images]).all()]
+    clean = [latents for pair in pairs for latents in (pair.origin.latents_at(-1), pair.structure.latents[-1])]
+    finite = [torch.stack([latents.isfinite().all() for latents in clean]).all()]
     steps = denoise(
         pipeline.text, pairs, num_classes, settings, pipeline.schedule, impl=execution.impl, batch=execution.batch
     )
@@ -237,7 +121,7 @@ def _denoise(
 
 
 def _denoise_fields(
-    pipeline: Pipeline, members: Sequence[GenerationTask], indices: Sequence[int], shared: _Shared
+    pipeline: Pipeline, members: Sequence[GenerationTask], indices: Sequence[int], shared: Shared
 ) -> Generator[Progress, None, Tensor]:
     """As `_denoise`, for targets in windows, one after the other."""
     results: list[Tensor] = []
@@ -248,7 +132,7 @@ def _denoise_fields(
         if begun is not None:
             begun = begun.on(pipeline.device, pipeline.exact)
         done = 0 if begun is None else groups * begun.done
-        finite = [torch.stack([origin.latents[-1].isfinite().all(), field.clean.isfinite().all()]).all()]
+        finite = [torch.stack([origin.latents_at(-1).isfinite().all(), field.clean.isfinite().all()]).all()]
         yield Progress("denoise", done, total, index=index)
         work = denoise_field(pipeline, origin, field, task.inputs.num_classes, begun)
         while True:

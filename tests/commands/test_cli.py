@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cli
-from tests.commands.running import ROOT, files_in, generate
+from tests.commands.running import ROOT, files_in, generate, instead
 
 
 def test_an_image_has_the_size_of_its_mask_and_paths_and_times_are_printed(job, tmp_path, capsys):
@@ -49,6 +49,27 @@ def test_the_shown_command_makes_the_same_image_again(job, tmp_path, capsys):
 
     assert generate(*job, "--seed", "8") == 0
     assert (np.array(Image.open(first)) != pixels).mean() > 0.1, "another seed must give another image"
+
+
+def test_an_image_of_several_origins_is_made_again_by_the_shown_command(job, tmp_path, capsys):
+    rng = np.random.default_rng(4)
+    Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(tmp_path / "second.png")
+    Image.fromarray(rng.integers(0, 2, (80, 64)).astype(np.uint8)).save(tmp_path / "second_mask.png")
+    more = ["--origin", str(tmp_path / "patch.png"), str(tmp_path / "second.png")]
+    more += ["--origin-mask", str(tmp_path / "patch_mask.png"), str(tmp_path / "second_mask.png")]
+    assert generate(*job) == 0
+    alone = np.array(Image.open(tmp_path / "out" / "wanted.png"))
+    assert generate(*instead(job, more)) == 0
+    image = tmp_path / "out" / "wanted.png"
+    first = np.array(Image.open(image))
+    assert np.abs(first.astype(int) - alone).max() > 3
+    assert Image.open(tmp_path / "out" / "wanted-panel.png").width > 2 * 128 + 2 * 64 + 2 * 90
+    capsys.readouterr()
+    assert cli.main(["show", str(image)]) == 0
+    command = shlex.split(capsys.readouterr().out)
+    image.unlink()
+    assert cli.main(command[2:]) == 0
+    assert np.array_equal(np.array(Image.open(image)), first)
 
 
 def test_show_tells_of_an_input_that_changed(job, tmp_path, capsys):
@@ -165,6 +186,8 @@ BAD = {
     "no variants": (["--variants", "0"], "--variants"),
     "intensities for other classes": (["--class-values", "0.1,0.2,0.3"], "--class-values 0.1,0.2,0.3: has 3 values"),
     "unknown preset": (["--preset", "summer"], "--preset summer"),
+    "an origin without a mask": (["--origin", "{tmp}/patch.png", "{tmp}/dot.png"], "--origin names 2 images"),
+    "a mask without an origin": (["--origin-mask", "{tmp}/patch_mask.png", "{tmp}/wanted.png"], "label maps; give one"),
     "unknown option": (["--cross-attn-16", "1:2"], "--cross-attn-16"),
     "missing value": (["--seed"], "--seed"),
 }
@@ -179,7 +202,7 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(name, job, tmp_path
         Image.new("1", (20000, 20000)).save(tmp_path / "huge.png")
     before = files_in(tmp_path)
     words, message = BAD[name]
-    assert generate(*job, *(word.format(tmp=tmp_path) for word in words)) == 2
+    assert generate(*instead(job, [word.format(tmp=tmp_path) for word in words])) == 2
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

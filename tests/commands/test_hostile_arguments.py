@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import cli
 from imaging.errors import one_line
-from tests.commands.running import ROOT, files_in, generate
+from tests.commands.running import ROOT, files_in, generate, instead
 from tests.fuzz.mutations import TEXTS, seeds
 
 BAD = {
@@ -68,7 +68,7 @@ def test_hostile_arguments_are_one_line_and_code_2_and_damage_nothing(name, job,
     os.link(weights, tmp_path / "linked.safetensors")
     content, before = weights.read_bytes(), files_in(tmp_path)
     words, message = BAD[name]
-    assert generate(*job, *(word.format(tmp=tmp_path, weights=tiny_folder) for word in words)) == 2
+    assert generate(*instead(job, [word.format(tmp=tmp_path, weights=tiny_folder) for word in words])) == 2
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]

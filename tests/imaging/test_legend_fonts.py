@@ -20,7 +20,7 @@ IMAGE = np.full((40, 300, 3), 200, dtype=np.uint8)
 
 
 def legend(names: list[str], fonts: list[ImageFont.FreeTypeFont | ImageFont.ImageFont | None] | None) -> np.ndarray:
-    return panel(IMAGE, LABELS, LABELS, IMAGE, names, fonts)
+    return panel([IMAGE], [LABELS], LABELS, IMAGE, names, fonts)
 
 
 def test_pillows_own_font_comes_first_and_a_systems_where_it_lacks_a_character() -> None:
@@ -72,9 +72,9 @@ def test_an_accent_that_a_font_lacks_is_missed_too(tmp_path: Path) -> None:
 def test_a_name_wider_than_the_panel_ends_in_dots_inside_of_it() -> None:
     labels, image = np.zeros((32, 32), dtype=np.int64), np.full((32, 32, 3), 200, dtype=np.uint8)
     name = "щ" * 59
-    sheet = panel(image, labels, labels, image, [name, "b"], fonts_for([name, "b"], [DEJAVU]))
+    sheet = panel([image], [labels], labels, image, [name, "b"], fonts_for([name, "b"], [DEJAVU]))
     assert (sheet[:, -8:] == 255).all(), "the margin stays free"
-    shortest = panel(image, labels, labels, image, ["щ", "b"], fonts_for(["щ", "b"], [DEJAVU]))
+    shortest = panel([image], [labels], labels, image, ["щ", "b"], fonts_for(["щ", "b"], [DEJAVU]))
     assert (sheet < 128).all(axis=2).sum() > (shortest < 128).all(axis=2).sum()
 
 

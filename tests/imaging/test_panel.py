@@ -30,7 +30,7 @@ def find(sheet: NDArray[np.uint8], tile: NDArray[np.uint8]) -> tuple[int, int]:
 def test_four_tiles_stand_side_by_side_unscaled(target: tuple[int, int]) -> None:
     origin, origin_labels = example(48, 64, 3, 0)
     result, target_labels = example(*target, 3, 1)
-    sheet = panel(origin, origin_labels, target_labels, result, ["epithelium", "stroma", "lumen"])
+    sheet = panel([origin], [origin_labels], target_labels, result, ["epithelium", "stroma", "lumen"])
     assert sheet.dtype == np.uint8
     tiles = [origin, paint(origin_labels, 3), paint(target_labels, 3), result]
     places = [find(sheet, tile) for tile in tiles]
@@ -46,7 +46,7 @@ def test_foregrounds_that_were_found_stand_beside_what_they_were_found_in() -> N
     result, target_labels = example(40, 80, 3, 1)
     target_found = target_labels == 2
     names = ["epithelium", "stroma", "lumen"]
-    sheet = panel(origin, None, target_labels, result, names, foregrounds=(found == 1, target_found))
+    sheet = panel([origin], [], target_labels, result, names, foregrounds=(found == 1, target_found))
     painted = paint(target_labels, 3)
     pale = [255 - (255 - image) // 4 for image in (origin, painted)]
     shown = [
@@ -57,14 +57,14 @@ def test_foregrounds_that_were_found_stand_beside_what_they_were_found_in() -> N
     columns = [find(sheet, tile)[1] for tile in tiles]
     assert columns == sorted(columns)
     with pytest.raises(ValueError, match="size"):
-        panel(origin, None, target_labels, result, names, foregrounds=(target_found, target_found))
+        panel([origin], [], target_labels, result, names, foregrounds=(target_found, target_found))
 
 
 def test_every_class_has_its_colour_in_the_legend() -> None:
     image, _ = example(32, 32, 1, 0)
     blank = np.zeros((32, 32), dtype=np.int64)
     image[:] = 255
-    sheet = panel(image, blank, blank, image, [f"a class with a long name {index}" for index in range(10)])
+    sheet = panel([image], [blank], blank, image, [f"a class with a long name {index}" for index in range(10)])
     for index in range(10):
         assert (sheet == colour(index)).all(axis=2).sum() >= 12 * 12
 
@@ -80,6 +80,6 @@ def test_colours_differ_and_the_first_two_differ_in_brightness() -> None:
 def test_label_without_a_name_and_wrong_sizes_are_refused() -> None:
     image, labels = example(32, 32, 3, 0)
     with pytest.raises(ValueError, match="labels"):
-        panel(image, labels, labels, image, ["a"])
+        panel([image], [labels], labels, image, ["a"])
     with pytest.raises(ValueError, match="size"):
-        panel(image, labels[:-1], labels, image, ["a", "b", "c"])
+        panel([image], [labels[:-1]], labels, image, ["a", "b", "c"])

@@ -13,85 +13,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-
-class SwitchboardProcessor:
-    """Attention processor of diffusers for one self-attention layer of the decoder.
-
-    ``mode`` is "plain", "record" (keep keys and values) or "swap" (use kept ones, with contrast; restricted to a class
-    or matched to the values' statistics where ``within_class`` and ``match`` say so, with ``labels`` of both).
-    """
-
-    def __init__(self, level):
-        self.level = level
-        self.mode = "plain"
-        self.kept = None
-        self.contrast = 1.0
-        self.within_class = self.match = False
-        self.labels = None
-        self.watched = False
-        self.map = None
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
-        def heads(x):
-            return x.reshape(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
-
-        q, k, v = (heads(layer(hidden_states)) for layer in (attn.to_q, attn.to_k, attn.to_v))
-        if self.mode == "record":
-            self.kept = (k, v)
-        contrast = 1.0
-        if self.mode == "swap":
-            k, v = self.kept
-            contrast = self.contrast
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        n = torch.full((q.shape[-2], 1), k.shape[-2], dtype=q.dtype)
-        if self.mode == "swap" and self.within_class:
-            same = self.labels[0][:, None] == self.labels[1][None, :]
-            same[~same.any(dim=1)] = True
-            scores = scores.masked_fill(~same, -torch.inf)
-            n = same.sum(dim=1, keepdim=True).to(q.dtype)
-        p = torch.softmax(scores, dim=-1)
-        if self.watched and self.mode == "plain":
-            self.map = p[0].mean(0)
-        if contrast != 1.0:
-            changed = torch.clip(contrast * (p - 1 / n) + 1 / n, 0, 1)
-            p = torch.where(scores == -torch.inf, 0.0, changed)
-        out = p @ v
-        if self.mode == "swap" and self.match:
-            out = self.matched(out, v)
-        out = out.transpose(1, 2).flatten(2)
-        return attn.to_out[0](out)
-
-    def matched(self, out, v):
-        result = out.clone()
-        for label in self.labels[0].unique():
-            mine, theirs = out[:, :, self.labels[0] == label], v[:, :, self.labels[1] == label]
-            if mine.shape[2] < 2 or theirs.shape[2] < 2:
-                continue
-            normed = (mine - mine.mean(2, keepdim=True)) / torch.sqrt(mine.var(2, keepdim=True) + 1e-5)
-            spread = torch.sqrt(theirs.var(2, keepdim=True) + 1e-5)
-            result[:, :, self.labels[0] == label] = normed * spread + theirs.mean(2, keepdim=True)
-        return result
-
-
-class TextProcessor:
-    """Attention processor of diffusers for one text attention, which keeps its map."""
-
-    def __init__(self):
-        self.map = None
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
-        def heads(x):
-            return x.reshape(x.shape[0], x.shape[1], attn.heads, -1).transpose(1, 2)
-
-        q, k, v = (
-            heads(layer(x))
-            for layer, x in zip(
-                (attn.to_q, attn.to_k, attn.to_v), (hidden_states, *[encoder_hidden_states] * 2), strict=True
-            )
-        )
-        p = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
-        self.map = p[0].mean(0)
-        return attn.to_out[0]((p @ v).transpose(1, 2).flatten(2))
+from tests.parity.second_layers import PublicFreeU, SwitchboardProcessor, TextProcessor
 
 
 def foreground(self_map, text_map, columns, side, random):
@@ -110,27 +32,6 @@ def foreground(self_map, text_map, columns, side, random):
         if best[c] > 1.4 * sum(rest) / len(rest) and np.argmax(scores[c]) == 0:
             mask[clusters == c] = 1
     return mask.reshape(h, w), scores
-
-
-class PublicFreeU(torch.nn.Module):
-    """An up block behind the public code's FreeU on the features that enter it."""
-
-    def __init__(self, block, number):
-        super().__init__()
-        self.block = block
-        self.backbone, self.low = (1.4, 0.2) if number == 3 else (1.2, 0.9)
-        self.resnets = block.resnets
-        self.has_cross_attention = getattr(block, "has_cross_attention", False)
-
-    def forward(self, hidden_states, **rest):
-        x = hidden_states.clone()
-        x[:, : x.shape[1] // 2] *= self.backbone
-        spectrum = torch.fft.fftshift(torch.fft.fft2(x), dim=(-2, -1))
-        mask = torch.ones(x.shape[-2:], dtype=x.dtype)
-        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
-        mask[max(rows - 1, 0) : rows + 1, max(columns - 1, 0) : columns + 1] = self.low
-        x = torch.fft.ifft2(torch.fft.ifftshift(spectrum * mask, dim=(-2, -1))).real
-        return self.block(hidden_states=x, **rest)
 
 
 def to_latent_labels(labels, classes, side=8):
@@ -166,10 +67,11 @@ class SecondImplementation:
         return self.unet(z, t, encoder_hidden_states=context).sample
 
     @torch.no_grad()
-    def run(self, origin, m_origin, m_target, classes, options, seed):
+    def run(self, origin, m_origin, m_target, classes, options, seed, further=()):
         """``options``: plain dictionary; ranges are pairs; returns (z_out, image uint8).
 
-        ``m_origin`` None: the foregrounds are found, and are left in ``self.masks`` and ``self.scores``.
+        ``m_origin`` None: the foregrounds are found, and are left in ``self.masks`` and ``self.scores``. ``further``
+        are pairs of more origins and their masks.
         """
         o = options
         dtype = next(self.unet.parameters()).dtype
@@ -212,9 +114,14 @@ class SecondImplementation:
         }
         if o["fresh_noise"] > 0:
             fresh = torch.randn(drawn["structure"].shape, generator=rng).to(dtype)
+        origins = {"origin": origin} | {f"origin {n}": image for n, (image, _) in enumerate(further, start=2)}
+        m_origins = [m_origin, *(mask for _, mask in further)]
+        for name in list(origins)[1:]:
+            side = origins[name].shape
+            drawn[name] = torch.randn(T, 4, side[0] // 8, side[1] // 8, generator=rng).to(dtype)
 
         pictures = {
-            "origin": torch.from_numpy(origin).permute(2, 0, 1).float() / 127.5 - 1,
+            **{name: torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1 for name, image in origins.items()},
             "structure": structure_image,
         }
         z0 = {
@@ -230,7 +137,7 @@ class SecondImplementation:
             return uncond + o["inversion_guidance"] * (text - uncond)
 
         x, w = {}, {}
-        for name in ("origin", "structure"):
+        for name in (*origins, "structure"):
             x[name], w[name] = [None] * T + [z0[name]], [torch.zeros_like(z0[name])] * T
             if o["inversion"] == "ddpm":
                 for i in range(T):
@@ -252,7 +159,7 @@ class SecondImplementation:
         alphas = np.linspace(a, max(a / 2, 1), J)
         latent_target = to_latent_labels(m_target, classes)
         if m_origin is not None:
-            latent_origin = to_latent_labels(m_origin, classes)
+            latent_origin = np.concatenate([to_latent_labels(m, classes).ravel() for m in m_origins])
         columns = []
         for noun in o["nouns"]:
             before = o["prompt"][: re.search(rf"\b{noun}\b", o["prompt"]).start()]
@@ -265,16 +172,17 @@ class SecondImplementation:
             if here.sum() < 2 or there.sum() < 2:
                 return result
             for channel in range(z.shape[1]):
-                mine, theirs = z[0, channel][here], reference[0, channel][there]
+                mine, theirs = z[0, channel][here], reference[channel][there]
                 normed = (mine - mine.mean()) / torch.sqrt(mine.var() + 1e-5)
                 result[0, channel][here] = normed * torch.sqrt(theirs.var() + 1e-5) + theirs.mean()
             return result
 
-        z_out, z_origin, z_structure = x["structure"][S], x["origin"][S], x["structure"][S]
+        z_out, z_structure = x["structure"][S], x["structure"][S]
+        z_origins = {name: x[name][S] for name in origins}
         for j in range(J):
             i = S + j
             if not o["redenoise"]:
-                z_origin, z_structure = x["origin"][i], x["structure"][i]
+                z_origins, z_structure = {name: x[name][i] for name in origins}, x["structure"][i]
             counter = j - o["lag"]
             levels = []
             if o["cross_64"][0] <= counter < o["cross_64"][1]:
@@ -282,15 +190,20 @@ class SecondImplementation:
             if o["cross_32"][0] <= counter < o["cross_32"][1]:
                 levels.append(1)
             from_structure = o["structure_every"] and counter % o["structure_every"] == 0 and counter < 40
-            self.eps(z_structure if from_structure else z_origin, t[i], context, mode="record")
+            for processor in self.processors:
+                processor.kept = []
+            for z in [z_structure] if from_structure else z_origins.values():
+                self.eps(z, t[i], context, mode="record")
             for processor in self.processors:
                 if processor.level not in (0, 1):
                     continue
                 if m_origin is None:
                     continue
-                maps = [to_latent_labels(m, classes, 8 * 2**processor.level) for m in (m_target, m_origin)]
-                flat = [torch.from_numpy(m).flatten() for m in maps]
-                processor.labels = (flat[0], flat[0] if from_structure else flat[1])
+                mine, *theirs = (
+                    torch.from_numpy(to_latent_labels(m, classes, 8 * 2**processor.level)).flatten()
+                    for m in (m_target, *m_origins)
+                )
+                processor.labels = (mine, mine if from_structure else torch.cat(theirs))
                 processor.within_class = o["restrict"]
                 processor.match = o["match"] and not from_structure
             eps_cross = self.eps(z_out, t[i], context, mode="swap", levels=levels, contrast=o["contrast"])
@@ -306,10 +219,10 @@ class SecondImplementation:
             if o["redenoise"]:
                 eps_of, maps_of = {}, {}
                 self.processors[-1].watched = m_origin is None and j == o["adain_range"][0]
-                for name, latents in (("origin", z_origin), ("structure", z_structure)):
+                for name, latents in (*z_origins.items(), ("structure", z_structure)):
                     eps_of[name] = self.eps(latents, t[i], context)
                     maps_of[name] = (self.processors[-1].map, self.text_processor.map)
-                z_origin = mu(z_origin, eps_of["origin"], t[i]) + sigma * w["origin"][i]
+                z_origins = {name: mu(z, eps_of[name], t[i]) + sigma * w[name][i] for name, z in z_origins.items()}
                 z_structure = mu(z_structure, eps_of["structure"], t[i]) + sigma * w["structure"][i]
                 if self.processors[-1].watched:
                     random = np.random.RandomState(1)
@@ -317,10 +230,11 @@ class SecondImplementation:
                     for name in ("origin", "structure"):
                         side = drawn[name].shape[-2:]
                         self.masks[name], self.scores[name] = foreground(*maps_of[name], columns, side, random)
-                    latent_origin, latent_target = 1 - self.masks["origin"], 1 - self.masks["structure"]
+                    latent_origin, latent_target = 1 - self.masks["origin"].ravel(), 1 - self.masks["structure"]
                     if min(mask.sum() for mask in self.masks.values()) < 2:
                         latent_origin, latent_target = 0 * latent_origin, 0 * latent_target
-            reference = z_origin if o["redenoise"] else x["origin"][i + 1]
+            reference = list(z_origins.values()) if o["redenoise"] else [x[name][i + 1] for name in origins]
+            reference = torch.cat([z[0].flatten(1) for z in reference], dim=1)
             if o["adain_range"][0] <= j < o["adain_range"][1]:
                 if o["adain"] == "global":
                     z_out = adain(z_out, reference, latent_target >= 0, latent_origin >= 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sampler.inputs import TransferInputs
+from sampler.inputs import OriginImage, TransferInputs
 from sampler.presets import PRESETS, in_words
 from sampler.series import Result, generate
 from sampler.settings import Settings, Span
@@ -84,6 +84,36 @@ def test_generate_agrees_with_the_second_implementation(name, tiny_pair):
     assert error < 1e-7, f"relative error of the latents {error:.2e}"  # result.latents are float32
     assert np.abs(result.image.astype(int) - image.astype(int)).max() <= 1
     assert np.mean(result.image != image) < 1e-3
+
+
+SEVERAL = {
+    "two origins": {},
+    "attention within classes": {"within_class_attention": True, "adain_features": True},
+    "ddim": {"inversion": "ddim", "adain": "all"},
+    "denoised again, fresh noise": {"redenoise": True, "fresh_noise": 0.5, "adain": "global"},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_origins_agree_with_the_second_implementation(name, tiny_pair):
+    settings = replace(Settings(), steps=20, skip_steps=4, adain_range=Span(2, 14), **SEVERAL[name])
+    ours, theirs = tiny_pair(torch.float64)
+    rng = np.random.default_rng(6)
+    origins = [
+        OriginImage(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), blobs(rng, height, width, 2))
+        for height, width in ((64, 128), (64, 64), (128, 64))
+    ]
+    m_target = blobs(rng, 64, 64, 2)
+
+    second = SecondImplementation(theirs.unet, theirs.vae, theirs.text_encoder, ours.tokenizer)
+    first, *further = ((each.image, each.labels) for each in origins)
+    latents, _ = second.run(*first, m_target, 2, as_plain_options(settings, 2), seed=11, further=further)
+    inputs = TransferInputs(*first, m_target, 2, tuple(origins[1:]))
+    *_, result = generate(ours, inputs, settings, seed=11, impl="reference")
+
+    assert isinstance(result, Result)
+    error = (result.latents.double() - latents).norm() / latents.norm()
+    assert error < 1e-7, f"relative error of the latents {error:.2e}"
 
 
 FEW = {"steps": 12, "skip_steps": 6, "adain_range": Span(4, 6)}

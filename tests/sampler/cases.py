@@ -9,8 +9,9 @@ import numpy as np
 from sampler.feature_cache import CacheBudget
 from sampler.inputs import TransferInputs
 from sampler.presets import PRESETS
-from sampler.series import GenerationTask, Result, generate_series
+from sampler.series import Result, generate_series
 from sampler.settings import Settings, Span
+from sampler.tasks import GenerationTask
 
 SHORT = Settings(
     steps=12,

@@ -34,7 +34,8 @@ from sampler.cuda_graphs import GraphedUNet
 from sampler.execution import Execution
 from sampler.progress import Progress
 from sampler.self_segmentation import AttentionMap, Foreground
-from sampler.series import GenerationTask, generate_series
+from sampler.series import generate_series
+from sampler.tasks import GenerationTask
 from sampler.text_to_image import text_to_image
 from tests.sampler.cases import CASES, FOUND, SHORT, inputs, tasks
 

@@ -20,8 +20,9 @@ from sampler.field_denoising import layout_of
 from sampler.inputs import TransferInputs
 from sampler.latent_windows import Layout
 from sampler.presets import PRESETS, in_proportion
-from sampler.series import GenerationTask, Result, generate_series
+from sampler.series import Result, generate_series
 from sampler.settings import Settings
+from sampler.tasks import GenerationTask
 from tests.sampler.seams import seam_auc
 
 SIDE, FIELDS = 384, 20

@@ -22,8 +22,9 @@ from sampler.inputs import DrawnSteps, draw_field_noise, draw_noise
 from sampler.latent_windows import Layout
 from sampler.masks import latent_labels
 from sampler.progress import Progress
-from sampler.series import GenerationTask, Result, generate_series
+from sampler.series import Result, generate_series
 from sampler.settings import Settings, Span
+from sampler.tasks import GenerationTask
 from tests.allocations import peak_extra_bytes
 from tests.conftest import build_tiny
 from tests.sampler.cases import CASES, EVERYWHERE, inputs, labels, run

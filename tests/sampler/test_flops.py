@@ -20,8 +20,9 @@ from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.presets import PRESETS
 from sampler.progress import Progress
-from sampler.series import GenerationTask, generate_series
+from sampler.series import generate_series
 from sampler.settings import Settings, Span
+from sampler.tasks import GenerationTask
 
 FORWARD = 803.3e9
 """FLOPs of one whole pass of the UNet at 512×512 px, time embedding and keys and values of the text included."""

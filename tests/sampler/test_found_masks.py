@@ -15,8 +15,9 @@ from sampler.execution import Execution
 from sampler.inputs import TransferInputs
 from sampler.pairs import Origin, PairBatch, Structure, TransferPair
 from sampler.self_segmentation import Foreground
-from sampler.series import GenerationTask, generate_series
+from sampler.series import generate_series
 from sampler.settings import Span
+from sampler.tasks import GenerationTask
 from tests.conftest import build_tiny
 from tests.sampler.cases import EVERYWHERE, FOUND, run, tasks
 

@@ -11,7 +11,7 @@ import torch
 
 from sampler.execution import Execution
 from sampler.feature_cache import CacheBudget
-from sampler.series import GenerationTask, plan_batches
+from sampler.tasks import GenerationTask, plan_batches
 from tests.conftest import build_tiny
 from tests.sampler.cases import CASES, EVERYWHERE, SHORT, labels, run, tasks
 
