@@ -93,12 +93,17 @@ class Reporter:
             self.bar = tqdm(total=event.total, desc=event.phase, leave=False, mininterval=0.5, file=sys.stderr)
         if self.bar is not None:
             self.bar.update(event.done - self.bar.n)
+        self._count()
+
+    def _count(self) -> None:
+        """Of the time since the last event, to the phase that it was spent in."""
         now = time.perf_counter()
-        self.seconds[event.phase] = self.seconds.get(event.phase, 0.0) + now - self.since
+        if self.phase:
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.since
         self.since = now
 
     def _close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        self._count()
         self.bar, self.phase = None, ""
-        self.since = time.perf_counter()

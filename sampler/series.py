@@ -173,6 +173,7 @@ def _decode(
     pipeline: Pipeline, z: Tensor, indices: Sequence[int], found: Sequence[FoundMasks | None]
 ) -> Iterator[Progress | Result]:
     """Images of latents [B, 4, h', w'], one after the other."""
+    yield Progress("decode", 0, len(indices), len(indices))
     for row, index in enumerate(indices):
         latents = z[row : row + 1]
         image = decode(pipeline.model, latents, pipeline.execution.impl)

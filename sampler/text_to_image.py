@@ -46,6 +46,7 @@ def text_to_image(
         finite.append(z.isfinite().all())
         yield Progress("denoise", done, count)
     check_finite(finite, parameter.dtype)
+    yield Progress("decode", 0, 1)
     image = decode(model, z, execution.impl)
     yield Progress("decode", 1, 1)
     yield Result(image, z.cpu())
