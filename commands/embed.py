@@ -16,6 +16,7 @@ import model
 from commands import VERSION
 from commands.dataset import Line
 from commands.evaluation_requests import EmbedRequest
+from commands.loras import read_loras
 from commands.machine import check_memory, choose_device, choose_dtype
 from commands.notes import Note
 from commands.samples import SampleSet, read_samples
@@ -180,17 +181,21 @@ def _notes(images: Sequence[EmbeddedImage], unit: str) -> Iterator[str]:
 
 def _encoder(request: EmbedRequest, device: torch.device, dtype: torch.dtype) -> Encoder:
     if request.encoder != "diffusion":
+        if request.lora:
+            raise InputError("`lora`: changes diffusion weights, and `encoder` is another; leave it out")
         from evaluation.embedding.vision_models import load_encoder
 
         return load_encoder(request.encoder, device, dtype)
     digest = weights_sha256(request.weights)
-    loaded = model.load(request.weights, dtype=dtype, device=device)
+    loras = read_loras(request.lora)
+    loaded = model.load(request.weights, dtype=dtype, device=device, loras=[each.lora for each in loras])
     loaded.prepack()
     features = ImageFeatures.of(loaded, request.t, request.seed, Execution())
     description = {
         "kind": "diffusion",
         "name": f"diffusion features of {loaded.name}",
         "weights_sha256": digest,
+        **({"lora": [each.content for each in loras]} if loras else {}),
         "t": request.t,
         "seed": request.seed,
         "layers": "inputs of the decoder's self-attention at levels " + ", ".join(map(str, features.levels)),

@@ -103,6 +103,7 @@ class EmbedRequest(EvaluationRequest):
         "of the diffusion encoder, as in `generate`",
         shown="the demonstration",
     )
+    lora: tuple[str, ...] = option((), "FILE[:WEIGHT]", "LoRA files for these weights, as in `generate`")
     t: int = option(250, "T", "noise level that the diffusion encoder looks at", check=between(0, 999))
     projection: str = option("umap", "METHOD", "umap or pca, to two dimensions", check=one_of(*PROJECTIONS))
     dtype: str = option("fp32", "TYPE", "auto, fp32, fp16 or bf16, the encoder's number type")
@@ -119,5 +120,5 @@ EVALUATE_FILES = ("output", "model", "split", "classes")
 EVALUATE_METHOD = ("overlap", "bootstrap", "seed")
 EVALUATE_MACHINE = ("device", "batch_size")
 EMBED_FILES = ("output", "split", "classes")
-EMBED_METHOD = ("encoder", "weights", "t", "projection", "seed")
+EMBED_METHOD = ("encoder", "weights", "lora", "t", "projection", "seed")
 EMBED_MACHINE = ("device", "dtype")

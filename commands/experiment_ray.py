@@ -9,6 +9,7 @@ from typing import Any
 from commands import ray_pool
 from commands.dataset import Line
 from commands.experiment_requests import ExperimentRequest
+from commands.loras import absolute as absolute_lora
 from commands.machine import choose_device
 from evaluation.experiment.plan import Run
 from evaluation.experiment.runner import Bench, waiting
@@ -67,4 +68,5 @@ def absolute(request: ExperimentRequest) -> ExperimentRequest:
         test=None if request.test is None else request.test.resolve(),
         output=request.output.resolve(),
         weights=ray_pool.absolute_weights(request.weights),
+        lora=tuple(map(absolute_lora, request.lora)),
     )

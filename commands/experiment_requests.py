@@ -73,6 +73,7 @@ class ExperimentRequest:
     weights: str = option(
         str(DEMO_WEIGHTS), "WEIGHTS", "SD-1.x that makes the images, as in `generate`", shown="the demonstration"
     )
+    lora: tuple[str, ...] = option((), "FILE[:WEIGHT]", "LoRA files for these weights, as in `generate`")
     method: str = option("", "OPTIONS", "options of `generate` for them, in quotes: --method='--steps 50 --guidance 2'")
     dtype: str = option("auto", "TYPE", "auto, fp32, fp16 or bf16, of the networks that make images")
     device: str = option("auto", "DEVICE", "auto, cpu, cuda or cuda:N")
@@ -96,5 +97,5 @@ EXPERIMENT_TRAINING = (
     *("encoder", "encoder_weights", "size", "batch_size", "steps", "validate_every", "patience", "learning_rate"),
     *("workers", "precision"),
 )
-EXPERIMENT_MACHINE = ("weights", "method", "dtype", "device", "threads", "shard", "ray")
+EXPERIMENT_MACHINE = ("weights", "lora", "method", "dtype", "device", "threads", "shard", "ray")
 EXPERIMENT_ACTIONS = ("plan", "report")

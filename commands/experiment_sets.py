@@ -18,6 +18,7 @@ from commands.dataset_job import Job, open_job
 from commands.experiment_requests import ExperimentRequest
 from commands.experiment_setup import names_path, read_method
 from commands.kernel_choice import choose_impl
+from commands.loras import read_loras
 from commands.machine import choose_device, choose_dtype
 from commands.recommended import read_recommended
 from commands.requests import DatasetRequest
@@ -86,6 +87,7 @@ def method_request(request: ExperimentRequest, bench: Bench, wanted: Wanted, dev
         rounds=bench.plan.rounds,
         seed=request.seed,
         weights=request.weights,
+        lora=request.lora,
         dtype=request.dtype,
         device=device,
         threads=request.threads,
@@ -176,7 +178,8 @@ def round_trip(request: ExperimentRequest, device: str) -> Any:
         torch.set_num_threads(request.threads)
     dtype = choose_dtype(request.dtype, place)
     impl, _ = choose_impl("auto", place, dtype)
-    loaded = model.load(request.weights, dtype=dtype, device=place)
+    loras = [each.lora for each in read_loras(request.lora)]
+    loaded = model.load(request.weights, dtype=dtype, device=place, loras=loras)
     loaded.prepack()
 
     def change(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

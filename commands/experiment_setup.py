@@ -12,6 +12,7 @@ from typing import Any
 
 from commands import VERSION
 from commands.experiment_requests import EXPERIMENT_TRAINING, ExperimentRequest
+from commands.loras import read_loras
 from commands.notes import Note
 from commands.options import add_options, read_options
 from commands.requests import MethodRequest
@@ -26,7 +27,7 @@ from evaluation.experiment.runner import Bench
 from evaluation.experiment.segmenter import Segmenter
 from evaluation.experiment.subsets import SPLITS, TEST, choose_subsets, leaks, make_splits
 from evaluation.samples import Sample
-from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings
+from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings, weights_digest, weights_file
 from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError, brief
 from imaging.output import is_within, write_text
@@ -139,6 +140,7 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
         if problems:
             raise ProblemsError(shown(path), problems)
         subsets = choose_subsets(splits, shares_of, shares, request.draws, request.seed)
+        digest = weights_digest(request.encoder_weights)
         settings = {
             "version": VERSION,
             "seed": request.seed,
@@ -147,6 +149,7 @@ def open_bench(request: ExperimentRequest, segmenter: Segmenter) -> Generator[No
             "keep": request.keep,
             "headroom": request.headroom,
             "training": _training(request),
+            **({} if digest is None else {"encoder_weights_sha256": digest}),
             "method": _method(request, arms),
             "images": {
                 each.name: [each.split, each.group, looked.images[each.name], *looked.masks[each.name]]
@@ -211,8 +214,8 @@ def _training(request: ExperimentRequest) -> dict[str, Any]:
     options = {name: getattr(request, name) for name in EXPERIMENT_TRAINING if name != "workers"}
     options["patience"] = request.patience if request.patience > 0 else NEVER
     TrainingSettings(**options).check()
-    if request.encoder_weights is not None and Path(request.encoder_weights).is_file():
-        options["encoder_weights"] = str(Path(request.encoder_weights).resolve())
+    if weights_file(request.encoder_weights) is not None:
+        options["encoder_weights"] = str(weights_file(request.encoder_weights))
     return options
 
 
@@ -225,6 +228,7 @@ def _method(request: ExperimentRequest, arms: Sequence[Any]) -> dict[str, Any] |
         "options": " ".join(shlex.split(request.method)),
         "weights": Path(request.weights).name,
         "weights_sha256": weights_sha256(request.weights),
+        **({"lora": [each.content for each in read_loras(request.lora)]} if request.lora else {}),
         "dtype": request.dtype,
         "threads": request.threads,
     }

@@ -21,6 +21,7 @@ from model.tokenizer import Tokenizer
 from model.unet import UNet
 from model.vae import VAE
 from tests.model.checkpoints import their_modules, write_folder
+from tests.model.lora_files import kohya, random_pairs, write
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Processes of tests that take all cores each take three times as long as with their share.
@@ -85,3 +86,10 @@ def tiny_pair() -> Callable[[torch.dtype], tuple[StableDiffusion, SimpleNamespac
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a diffusers folder. Not to be changed."""
     return write_folder(tmp_path_factory.mktemp("weights") / "tiny", build_theirs(build_tiny(torch.float32)))
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for the tiny model. Not to be changed."""
+    pairs = random_pairs(build_theirs(build_tiny(torch.float32)), only="attn")
+    return write(tmp_path_factory.mktemp("loras") / "tissue.safetensors", kohya(pairs, 2.0))

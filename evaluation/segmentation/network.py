@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from evaluation.segmentation.settings import weights_file
 from imaging.errors import InputError, brief
 from imaging.rawfile import is_file, shown
 
@@ -35,7 +36,7 @@ def build(encoder: str, weights: str | None, num_classes: int, seed: int) -> tor
     Raises:
         InputError: there is no such encoder, it cannot serve a U-Net, or its weights cannot be had.
     """
-    file = None if weights is None or not weights.endswith(".safetensors") else Path(weights)
+    file = weights_file(weights)
     from_hub = weights if file is None else None
     channels = 1 if num_classes == 2 else num_classes
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

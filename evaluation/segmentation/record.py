@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.segmentation.leakage import Known
-from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings, check_size
+from evaluation.segmentation.settings import MOST_STEPS, TrainingSettings, check_size, weights_digest
 from imaging.classes import ClassMap
 from imaging.errors import InputError, brief
 from imaging.provenance import PROGRAM, file_sha256
@@ -50,6 +50,8 @@ def identity(
     """All that decides a model, as JSON: what a training that goes on must have in common with the one that began."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in _SPEED_ALONE}
     chosen["betas"] = list(settings.betas)
+    # Of a file by what it holds, wherever it lies.
+    chosen["encoder_weights"] = weights_digest(settings.encoder_weights) or settings.encoder_weights
     digests = {
         f"{name} images": hashlib.sha256(json.dumps([asdict(each) for each in kept]).encode()).hexdigest()
         for name, kept in parts.items()

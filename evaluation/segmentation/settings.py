@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from imaging.errors import InputError, brief
+from imaging.provenance import file_sha256
+from imaging.rawfile import is_file, shown
 
 ENCODER = "tu-tf_efficientnetv2_s"
 """The paper's EfficientNetV2-S, of timm."""
@@ -84,3 +88,19 @@ def check_size(size: int) -> None:
     """Raise InputError unless a window may have this side, in px."""
     if not STRIDE <= size <= MOST_SIDE or size % STRIDE:
         raise InputError(f"`size` {size}: must be a multiple of {STRIDE} px, from {STRIDE} to {MOST_SIDE}")
+
+
+def weights_file(encoder_weights: str | None) -> Path | None:
+    """The file that ``encoder_weights`` names, as a whole path; None for a name of the hub's, or none."""
+    named = encoder_weights is not None and encoder_weights.endswith(".safetensors")
+    return Path(os.path.abspath(os.path.expanduser(encoder_weights))) if encoder_weights and named else None
+
+
+def weights_digest(encoder_weights: str | None) -> str | None:
+    """SHA-256 of the file that ``encoder_weights`` names. Raises InputError if it is not there."""
+    file = weights_file(encoder_weights)
+    if file is None:
+        return None
+    if not is_file(file):
+        raise InputError(f"{shown(file)}: no such file; check the path")
+    return file_sha256(file)

@@ -35,7 +35,7 @@ from evaluation.segmentation.leakage import Known, known, leaks
 from evaluation.segmentation.mixture import Mixture
 from evaluation.segmentation.network import build, read_weights, save_weights
 from evaluation.segmentation.record import HISTORY, MODEL, RECORD, Record, identity, read_record, write_record
-from evaluation.segmentation.settings import TrainingSettings
+from evaluation.segmentation.settings import TrainingSettings, weights_digest
 from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError, brief
 from imaging.output import replacing
@@ -117,6 +117,7 @@ def train(
         content = {
             "classes": str(classes),
             "settings": asdict(settings),
+            "encoder_weights_sha256": weights_digest(settings.encoder_weights),
             "device_type": device.type,
             "threads": torch.get_num_threads(),
             "libraries": {name: version(name) for name in LIBRARIES},

@@ -15,16 +15,12 @@ from commands.loras import absolute, read_loras, split_weight
 from imaging.errors import InputError
 from imaging.provenance import command_line, read_provenance
 from tests.commands.running import files_in, generate
-from tests.model.lora_files import kohya, random_pairs, write
 
 
-@pytest.fixture(scope="session")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def lora(tiny_lora: Path) -> Path:
     """A LoRA for the tiny model. Not to be changed."""
-    from tests.conftest import build_theirs, build_tiny
-
-    pairs = random_pairs(build_theirs(build_tiny(torch.float32)), only="attn")
-    return write(tmp_path_factory.mktemp("loras") / "tissue.safetensors", kohya(pairs, 2.0))
+    return tiny_lora
 
 
 def test_the_image_changes_is_recorded_and_made_again(job, lora, tmp_path, capsys) -> None:

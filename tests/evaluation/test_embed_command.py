@@ -201,6 +201,21 @@ def test_bad_input_is_one_line(name: str, sets: Path, tmp_path: Path, capsys) ->
     assert not (tmp_path / "out" / "embedding.csv").exists()
 
 
+def test_loras_change_diffusion_features_alone(sets, tmp_path, tiny_folder, tiny_lora, capsys) -> None:
+    found = {}
+    for name, lora in (("plain", ()), ("none", (f"{tiny_lora}:0",)), ("merged", (str(tiny_lora),))):
+        more = ["--lora", *lora] if lora else []
+        assert cli.main(arguments(sets, tmp_path / name, "--weights", str(tiny_folder), *more)) == 0
+        encoder = json.loads((tmp_path / name / "distances.json").read_text())["encoder"]
+        found[name] = load_file(tmp_path / name / "features.safetensors")["features"], encoder.get("lora")
+    assert np.array_equal(found["plain"][0], found["none"][0])
+    assert np.abs(found["plain"][0] - found["merged"][0]).max() > 1e-2
+    assert found["plain"][1] is None
+    assert found["merged"][1][0].endswith(":1.0")
+    words = ("--lora", str(tiny_lora), "--encoder", "timm:vit_tiny_patch16_224")
+    assert "--lora: changes diffusion weights" in refused(capsys, *arguments(sets, tmp_path / "out", *words))
+
+
 def test_an_encoder_that_is_refused_leaves_nothing(sets, tmp_path, capsys) -> None:
     refused(capsys, *arguments(sets, tmp_path / "out", "--encoder", str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()

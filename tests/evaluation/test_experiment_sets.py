@@ -23,7 +23,9 @@ from imaging.classes import ClassMap
 from imaging.errors import InputError
 from imaging.images import write_png
 from imaging.turns import DIHEDRAL, turn
+from tests.evaluation.experiments import request, told, world
 
+ARMS = ("winter", "vae")
 CLASSES = ClassMap.parse("epithelium=0,stroma=1,ignore=255")
 
 
@@ -132,3 +134,19 @@ def test_ignored_pixels_stay_ignored_in_sets(tmp_path: Path) -> None:
     found = load_trusted(dataclasses.replace(made, trusted=made.masks[0][1]), CLASSES)
     assert (found[-8:] == len(CLASSES)).all()
     assert (found[:-8] < len(CLASSES)).all()
+
+
+def test_loras_are_part_of_an_experiment(tmp_path: Path, tiny_folder: Path, tiny_lora: Path) -> None:
+    drawn = world(tmp_path / "world", slides=(4, 2, 2))
+    common = {"arms": "vae,winter", "main": "winter@1:vae@1", "rounds": "1", "draws": 1, "seeds": 1}
+    common |= {"shares": "0.5,1", "weights": str(tiny_folder)}
+    images = {}
+    for name, lora in (("plain", ()), ("merged", (str(tiny_lora),))):
+        told(request(drawn, tmp_path / name, lora=lora, **common))
+        sets = tmp_path / name / "sets" / "s50-d0"
+        images[name] = {arm: [path.read_bytes() for path in sorted((sets / arm / "images").iterdir())] for arm in ARMS}
+        assert ("lora" in (tmp_path / name / "plan.json").read_text()) == bool(lora)
+    assert images["plain"]["winter"] != images["merged"]["winter"]
+    assert images["plain"]["vae"] == images["merged"]["vae"]  # they have no pairs for the autoencoder
+    with pytest.raises(InputError, match="another"):
+        told(request(drawn, tmp_path / "merged", **common))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from evaluation.segmentation.data import Batches, Images, Windows, read_all, ref
 from evaluation.segmentation.losses import loss
 from evaluation.segmentation.mixture import Mixture
 from evaluation.segmentation.network import build, encoder_names, fill, probabilities, read_weights
+from evaluation.segmentation.record import identity
+from evaluation.segmentation.settings import TrainingSettings, weights_digest
 from evaluation.segmentation.windows import predict, starts, weights
+from imaging.classes import ClassMap
 from imaging.errors import InputError, ProblemsError
 from tests.evaluation.segmented import CLASSES, blobs, write_labelled
 
@@ -277,3 +281,19 @@ def test_weights_must_be_the_networks_own(tmp_path: Path) -> None:
         read_weights(path)
     with pytest.raises(InputError, match="no such file"):
         read_weights(tmp_path)
+
+
+def test_encoder_weights_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for path, value in zip(paths, (1.0, 1.0, 2.0), strict=True):
+        save_file({"x": torch.full((1,), value)}, path)
+    one, same, other = (
+        identity(TrainingSettings(encoder_weights=str(path)), ClassMap.parse("a=0,b=1"), "cpu", {}) for path in paths
+    )
+    assert one == same != other
+    assert weights_digest("imagenet") is weights_digest(None) is None
+    (tmp_path / "pipe.safetensors").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for missing in ("pipe.safetensors", "gone.safetensors"):
+        with pytest.raises(InputError, match="no such file"):
+            weights_digest(str(tmp_path / missing))
