@@ -17,6 +17,8 @@ from imaging.classes import ClassMap
 from imaging.images import write_png
 
 CLASSES = ClassMap.parse("stroma=0,epithelium=255,ignore=9")
+SLIDES = {"s1": ("train", 4), "s2": ("train", 4), "s3": ("val", 3), "s4": ("test", 2), "s5": ("test", 2)}
+FEW = ("--steps", "60", "--validate-every", "20", "--learning-rate", "0.005")
 QUICK = ("--encoder", "tu-mobilenetv3_small_050", "--size", "32", "--batch-size", "4", "--device", "cpu")
 
 
