@@ -37,8 +37,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        if self.images is not None:
-            self.images.close()
+        self._close_images()
 
     def show(self, event: Progress | Note | Written | Path | DatasetEvent) -> None:
         """Show one event of a job."""
@@ -66,6 +65,8 @@ class Reporter:
 
     def _dataset(self, event: Images | Made | Failed | Incomplete | Line) -> None:
         if isinstance(event, Images):
+            if self.images is not None and (event.total != self.images.total or event.done < self.images.n):
+                self._close_images()  # another dataset, of an experiment
             if self.images is None:
                 self.images = tqdm(
                     total=event.total, initial=event.before, desc="images", unit="image", file=sys.stderr
@@ -75,9 +76,8 @@ class Reporter:
         if isinstance(event, Made):
             return
         self._close()
-        if self.images is not None and not isinstance(event, Failed):
-            self.images.close()
-            self.images = None
+        if not isinstance(event, Failed):
+            self._close_images()
         if isinstance(event, Line):
             print(one_line(event.text), flush=True)
         elif isinstance(event, Failed):
@@ -101,6 +101,11 @@ class Reporter:
         if self.phase:
             self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.since
         self.since = now
+
+    def _close_images(self) -> None:
+        if self.images is not None:
+            self.images.close()
+            self.images = None
 
     def _close(self) -> None:
         if self.bar is not None:
