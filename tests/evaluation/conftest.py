@@ -10,14 +10,14 @@ from tests.evaluation.segmented import FEW, SLIDES, train, write_set
 
 
 @pytest.fixture(scope="session")
-def segmented_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of five slides in three splits. Not to be changed."""
     return write_set(tmp_path_factory.mktemp("source"), SLIDES)
 
 
 @pytest.fixture(scope="session")
-def segmented_model(segmented_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model. Not to be changed."""
     output = tmp_path_factory.mktemp("models") / "one"
-    assert train(segmented_source, output, *FEW) == 0
+    assert train(source, output, *FEW) == 0
     return output

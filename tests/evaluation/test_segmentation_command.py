@@ -37,18 +37,6 @@ from tests.evaluation.segmented import (
 )
 
 
-@pytest.fixture(scope="module")
-def source(segmented_source: Path) -> Path:
-    """Images of five slides in three splits. Not to be changed."""
-    return segmented_source
-
-
-@pytest.fixture(scope="module")
-def model(segmented_model: Path) -> Path:
-    """A trained model. Not to be changed."""
-    return segmented_model
-
-
 def test_training_leaves_a_model_that_has_learnt_and_says_how(model: Path) -> None:
     assert {path.name for path in model.iterdir()} == {
         "model.safetensors", "training.json", "history.csv", "identity.json"

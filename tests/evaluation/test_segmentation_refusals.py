@@ -28,18 +28,6 @@ from tests.evaluation.segmented import (
 )
 
 
-@pytest.fixture(scope="module")
-def source(segmented_source: Path) -> Path:
-    """Images of five slides in three splits. Not to be changed."""
-    return segmented_source
-
-
-@pytest.fixture(scope="module")
-def model(segmented_model: Path) -> Path:
-    """A trained model. Not to be changed."""
-    return segmented_model
-
-
 def test_in_silico_images_of_the_validation_are_left_out_or_refused(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
