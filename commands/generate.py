@@ -53,6 +53,10 @@ from sampler.settings import MULTIPLE, Settings
 from sampler.tasks import GenerationTask
 
 
+MOST_ORIGINS = 32
+"""Attention looks at all of them in every step."""
+
+
 @dataclass(frozen=True)
 class Written:
     """One finished image: its files, whole and under their final names."""
@@ -197,6 +201,8 @@ def check_files(request: GenerateRequest) -> None:
             "--origin, --origin-mask and --target-mask belong together: give all three, or none; only --preset alaluf "
             "does without --origin-mask"
         )
+    if len(request.origin) > MOST_ORIGINS:
+        raise InputError(f"--origin names {len(request.origin)} images; give at most {MOST_ORIGINS} for one new image")
     if len(request.origin) > 1 and without:
         raise InputError("--origin: of one image alone can the foreground be found; give --origin-mask for each")
     if request.origin_mask and len(request.origin) != len(request.origin_mask):

@@ -187,6 +187,7 @@ BAD = {
     "intensities for other classes": (["--class-values", "0.1,0.2,0.3"], "--class-values 0.1,0.2,0.3: has 3 values"),
     "unknown preset": (["--preset", "summer"], "--preset summer"),
     "an origin without a mask": (["--origin", "{tmp}/patch.png", "{tmp}/dot.png"], "--origin names 2 images"),
+    "too many origins": (["--origin", *["{tmp}/patch.png"] * 33], "at most 32"),
     "a mask without an origin": (["--origin-mask", "{tmp}/patch_mask.png", "{tmp}/wanted.png"], "label maps; give one"),
     "unknown option": (["--cross-attn-16", "1:2"], "--cross-attn-16"),
     "missing value": (["--seed"], "--seed"),
