@@ -52,7 +52,6 @@ from sampler.series import generate_series
 from sampler.settings import MULTIPLE, Settings
 from sampler.tasks import GenerationTask
 
-
 MOST_ORIGINS = 32
 """Attention looks at all of them in every step."""
 
