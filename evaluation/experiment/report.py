@@ -149,9 +149,9 @@ def _finite(value: float) -> float | None:
 def page(plan: Plan, results: Results, summary: Summary, figures: Mapping[str, tuple[str, bytes]]) -> str:
     """The report: one file that asks nothing of any other, or of the network. ``figures``: captions and PNG files."""
     main = summary.main
-    verdict = "No verdict yet: trainings are missing." if main is None else verdict_text(plan, main)
+    verdict = "no verdict yet: trainings are missing." if main is None else verdict_text(plan, main)
     parts = [
-        f"<h1>Do in-silico images help?</h1><p class='verdict'><b>{_text(verdict)}</b></p>",
+        f"<h1>Do in-silico images help?</h1><p class='verdict'><b>{_text(verdict[0].upper() + verdict[1:])}</b></p>",
         _notes(plan, summary),
         *(_figure(*each) for each in figures.values()),
         "<h2>Differences</h2>",
