@@ -64,7 +64,13 @@ def test_the_whole_way_with_real_networks(
 def test_an_interrupt_leaves_nothing_half_written(drawn: World, tiny_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     words = [sys.executable, str(ROOT / "cli.py"), *arguments(drawn, tiny_folder, output)]
-    process = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores interrupts and would hand that down to the program.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(output.glob("runs/*/score.json")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 LEAST = {"cross_image_attention": 50, "adain": 10, "group_norm": 50, "geglu": 9, "self_check": 25}
 
 
-@pytest.mark.parametrize("operation", list(LEAST))
+@pytest.mark.parametrize(
+    "operation", [pytest.param(name, marks=[pytest.mark.slow] if name == "self_check" else []) for name in LEAST]
+)
 def test_triton_kernels_agree_with_float64_in_the_interpreter(operation: str) -> None:
     file = str(Path(__file__).with_name(f"test_triton_{operation}.py"))
     run = subprocess.run(

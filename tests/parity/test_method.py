@@ -64,7 +64,13 @@ def blobs(rng: np.random.Generator, height: int, width: int, classes: int) -> np
     return np.kron(coarse, np.ones((12, 12), dtype=np.int64))[:height, :width]
 
 
-@pytest.mark.parametrize("name", CASES)
+# What differs from another case in one choice alone, and takes as long.
+SELDOM = ("one class", "only fresh noise", "global, no contrast", "winter, three classes")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SELDOM else []) for name in CASES]
+)
 def test_generate_agrees_with_the_second_implementation(name, tiny_pair):
     overrides, classes = CASES[name]
     settings = PRESETS["alaluf"] if overrides is None else replace(Settings(), **overrides)

@@ -77,6 +77,7 @@ def test_one_whole_pass_costs_what_performance_tables_say(hollow):
     assert counter.get_total_flops() == pytest.approx(DECODE, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_one_pair_costs_at_most_190_passes_and_each_further_target_142(hollow):
     settings, first = PRESETS["winter"], inputs()
     one = cost(hollow, [GenerationTask(first, 0)], settings)

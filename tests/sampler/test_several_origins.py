@@ -83,7 +83,10 @@ def test_whole_and_in_steps_the_same_is_drawn():
         assert torch.equal(whole.fresh[i], stepwise.fresh.at(i))
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("fresh noise", "global") else []) for name in LABELLED],
+)
 def test_images_of_a_series_are_what_they_are_alone(name, exact):
     settings = replace(SHORT, **LABELLED[name])
     other = labels(10, 64, 64)
