@@ -64,8 +64,11 @@ def blobs(rng: np.random.Generator, height: int, width: int, classes: int) -> np
     return np.kron(coarse, np.ones((12, 12), dtype=np.int64))[:height, :width]
 
 
-# What differs from another case in one choice alone, and takes as long.
-SELDOM = ("one class", "only fresh noise", "global, no contrast", "winter, three classes")
+# What differs from another case in one choice alone, or is part of another, and takes as long.
+SELDOM = (
+    *("one class", "only fresh noise", "global, no contrast", "winter, three classes"),
+    *("guided inversion", "restricted attention"),
+)
 
 
 @pytest.mark.parametrize(
