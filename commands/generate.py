@@ -85,8 +85,9 @@ def run(request: GenerateRequest) -> Iterator[Note | Progress | Written]:
     images = [read_image(path) for path in request.origin]
     labels = read_label_set(masks, None if request.classes is None else ClassMap.parse(request.classes))
     origin_maps, target_maps = labels.maps[:given], labels.maps[given:]
-    for each, path, image, image_path in zip(origin_maps, request.origin_mask, images, request.origin, strict=False):
-        check_same_size(each, path, image, image_path)
+    if given:  # one for each image, as `check_files` has seen to
+        for each, mask, image, path in zip(origin_maps, request.origin_mask, images, request.origin, strict=True):
+            check_same_size(each, mask, image, path)
     settings.class_intensities(len(labels.classes))
     loras = read_loras(request.lora)
     inputs = (*request.origin, *masks, *(each.lora.file for each in loras))

@@ -35,7 +35,7 @@ class Origin:
 
     def features(
         self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
-    ) -> Features | JoinedFeatures:
+    ) -> Features:
         """At the steps ``wanted``, ``batch`` steps at a time."""
         return Features(denoiser, self.latents, schedule, wanted, self.cached, batch)
 
@@ -58,17 +58,15 @@ class JoinedOrigins:
         self, denoiser: TextConditionedUNet, schedule: Sequence[Step], wanted: FeatureSchedule, batch: int
     ) -> JoinedFeatures:
         """Keys and values of all of them."""
-        return JoinedFeatures(
-            [Features(denoiser, each.latents, schedule, wanted, each.cached, batch) for each in self.parts]
-        )
+        return JoinedFeatures([each.features(denoiser, schedule, wanted, batch) for each in self.parts])
 
     def latents_at(self, i: int) -> Tensor:
         """x_i [4, 1, Σh·w]."""
-        return torch.cat([each.latents[i].flatten(1) for each in self.parts], dim=1)[:, None]
+        return torch.cat([each.latents_at(i).flatten(1) for each in self.parts], dim=1)[:, None]
 
     def labels_at(self, level: int) -> Tensor:
         """[1, Σh·w] at ``level``."""
-        return torch.cat([each.labels[level].flatten() for each in self.parts])[None]
+        return torch.cat([each.labels_at(level).flatten() for each in self.parts])[None]
 
     @property
     def foreground(self) -> None:
